@@ -1,0 +1,271 @@
+"""A model folder's tensors: opened lazily, checked, hashed exactly, saved whole or not at all.
+
+A checkpoint is safetensors files plus `config.json` and the tokenizer's files. Rounded tensors are kept as the parts
+that their format defines, listed in `featherweight.json`; plain floating-point folders are ordinary Hugging Face ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featherweight.core.errors import CheckpointError, OutputError
+from featherweight.core.formats import Packed, get
+from featherweight.core.lazy import torch
+
+Stored = Any  # torch.Tensor | Packed; torch is not imported here
+
+SINGLE, INDEX, PARTS = "model.safetensors", "model.safetensors.index.json", "featherweight.json"
+SHARD_BYTES = 2 * 10**9
+_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a checkpoint, read only when asked for.
+
+    Attributes:
+        format: "F32", "BF16", ... or the name of a rounded format.
+        shape: of the values, whatever the format.
+        nbytes: stored bytes.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    nbytes: int
+    load: Callable[[], Stored] = field(repr=False)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of format, shape and bytes.
+
+        Raises:
+            CheckpointError: a value is NaN or infinite.
+        """
+        stored = self.load()
+        hashed = hashlib.sha256(f"{self.format}{list(self.shape)}".encode())
+        parts = stored.parts if isinstance(stored, Packed) else {"": stored}
+        for name in sorted(parts):
+            part = parts[name].contiguous()
+            if part.is_floating_point() and not bool(torch.isfinite(part).all()):
+                raise CheckpointError("weights", "hold NaN or infinite values", "repair or download the model again")
+            hashed.update(name.encode())
+            hashed.update(memoryview(part.reshape(-1).view(torch.uint8).numpy()))
+        return hashed.hexdigest()
+
+
+def entry_of(stored: Stored) -> Entry:
+    """An entry for a tensor in memory."""
+    if isinstance(stored, Packed):
+        return Entry(stored.format, stored.shape, stored.nbytes, lambda: stored)
+    return Entry(dtype_name(stored.dtype), tuple(stored.shape), stored.numel() * stored.element_size(), lambda: stored)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """safetensors' name of a torch dtype."""
+    names = {
+        torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+        torch.bool: "BOOL",
+    }  # fmt: skip
+    return names[dtype]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a model folder."""
+    if not folder.exists():
+        raise CheckpointError(str(folder), "does not exist", "give a model folder, a .gguf file or smollm2-135m")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(str(folder), "is not a model: it has no config.json", "give a Hugging Face model folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(str(path), f"is not valid JSON ({error})", "download the model again") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(str(path), "is not a JSON object", "download the model again")
+    return config
+
+
+def read_entries(folder: Path, allow_pickle: bool = False) -> dict[str, Entry]:
+    """The tensors of a model folder, by name; nothing is read but the headers.
+
+    Raises:
+        CheckpointError: no weights, a truncated or unreadable file, a missing shard, or pickled weights only.
+    """
+    files = _weight_files(folder)
+    if not files:
+        return _pickled(folder, allow_pickle)
+    raw: dict[str, Entry] = {}
+    for path in files:
+        raw.update(_file_entries(path))
+    described = folder / PARTS
+    if not described.is_file():
+        return raw
+    parts = json.loads(described.read_text(encoding="utf-8")).get("packed", {})
+    return _join_parts(raw, parts)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file():
+        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(str(folder), f"lacks the shard {missing[0]}", "download the model again")
+        return [folder / name for name in names]
+    return [folder / SINGLE] if (folder / SINGLE).is_file() else []
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, checked against the file's length."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        text = file.read(length) if length <= size else b""
+    try:
+        header: dict[str, Any] = json.loads(text)
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise CheckpointError(str(path), "is not a safetensors file, or its header is cut off", "download it again") from None
+    if 8 + length + end != size:
+        raise CheckpointError(
+            str(path), f"is truncated: {size} bytes of {8 + length + end}", "download the file again"
+        )
+    return header
+
+
+def _file_entries(path: Path) -> dict[str, Entry]:
+    from safetensors import safe_open
+
+    header = _header(path)
+    opened = functools.cache(lambda: safe_open(path, framework="pt"))
+    entries = {}
+    for name, facts in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = facts["data_offsets"]
+        load = functools.partial(lambda key: opened().get_tensor(key), name)
+        entries[name] = Entry(facts["dtype"], tuple(facts["shape"]), last - first, load)
+    return entries
+
+
+def _join_parts(raw: dict[str, Entry], packed: Mapping[str, Any]) -> dict[str, Entry]:
+    """Entries in which the parts of each rounded tensor are one tensor again."""
+    entries = dict(raw)
+    for name, facts in packed.items():
+        parts = {part: entries.pop(f"{name}:{part}") for part in facts["parts"]}
+        shape = (facts["shape"][0], facts["shape"][1])
+
+        def load(parts: dict[str, Entry] = parts, kind: str = facts["format"], shape: tuple[int, int] = shape) -> Packed:
+            return Packed(kind, shape, {part: entry.load() for part, entry in parts.items()})
+
+        entries[name] = Entry(facts["format"], shape, sum(part.nbytes for part in parts.values()), load)
+    return entries
+
+
+def _pickled(folder: Path, allowed: bool) -> dict[str, Entry]:
+    found = sorted([*folder.glob("pytorch_model*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+    if not found:
+        raise CheckpointError(str(folder), "is not a model: it has no safetensors file", "give a model folder")
+    if not allowed:
+        raise CheckpointError(
+            str(folder),
+            f"holds its weights only as a pickle ({found[0].name}), which can run code when it is loaded",
+            "convert it to safetensors, or pass --trust-remote-code if you trust its author",
+        )
+    state: dict[str, Any] = {}
+    for path in found:
+        state.update(torch.load(path, map_location="cpu", weights_only=True))
+    return {name: entry_of(tensor) for name, tensor in state.items()}
+
+
+def write_tensors(folder: Path, entries: Mapping[str, Entry], progress: Callable[[int], None] | None = None) -> None:
+    """Writes entries as safetensors, in shards of at most 2 GB, one tensor after the other.
+
+    Rounded tensors are written as their parts and described in `featherweight.json`.
+    """
+    flat, packed = _flatten(entries)
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, (nbytes, _) in flat.items():
+        if size and size + nbytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += nbytes
+    names = [SINGLE] if len(shards) == 1 else [
+        f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))
+    ]  # fmt: skip
+    from safetensors.torch import save_file
+
+    for file, shard in zip(names, shards, strict=True):
+        save_file({name: flat[name][1]() for name in shard}, folder / file, metadata={"format": "pt"})
+        if progress:
+            progress(sum(flat[name][0] for name in shard))
+    if len(shards) > 1:
+        where = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        total = {"total_size": sum(nbytes for nbytes, _ in flat.values())}
+        (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": where}, indent=1), encoding="utf-8")
+    if packed:
+        (folder / PARTS).write_text(json.dumps({"packed": packed}, indent=1), encoding="utf-8")
+
+
+def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[int, Callable[[], Any]]], dict[str, Any]]:
+    flat: dict[str, tuple[int, Callable[[], Any]]] = {}
+    packed: dict[str, Any] = {}
+    for name, entry in entries.items():
+        if entry.format in _DTYPES:
+            flat[name] = (entry.nbytes, lambda entry=entry: entry.load().contiguous())
+            continue
+        stored = entry.load()
+        packed[name] = {"format": entry.format, "shape": list(entry.shape), "parts": sorted(stored.parts)}
+        for part, tensor in stored.parts.items():
+            size = tensor.numel() * tensor.element_size()
+            flat[f"{name}:{part}"] = (size, lambda entry=entry, part=part: entry.load().parts[part].contiguous())
+    return flat, packed
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        OutputError: `target` exists, or cannot be written.
+    """
+    if target.exists():
+        raise OutputError(str(target), "exists already", "choose another folder or remove it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(str(target), f"cannot be written ({error.strerror})", "choose another folder") from None
+    try:
+        yield draft
+        draft.chmod(0o755)
+        os.replace(draft, target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(str(target), f"could not be written ({reason})", "free some space and run again") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def values(stored: Stored) -> torch.Tensor:
+    """The values of a stored tensor as float32."""
+    return stored.dequantize() if isinstance(stored, Packed) else stored.float()
+
+
+def stored_bytes(format_name: str, shape: tuple[int, ...]) -> int:
+    """Exact bytes that a tensor of this shape takes in this format."""
+    return get(format_name).tensor_bytes(shape)

@@ -1,0 +1,70 @@
+"""Errors that name the input, what is wrong with it and what to do; the command line turns each into exit status 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FeatherweightError(Exception):
+    """Base of every error a user can cause.
+
+    Args:
+        what: the input, as the user would recognise it.
+        why: what is wrong with it.
+        mend: what to do about it.
+    """
+
+    def __init__(self, what: str, why: str, mend: str) -> None:
+        super().__init__(f"{what}: {why}; {mend}.")
+        self.what, self.why, self.mend = what, why, mend
+
+
+class BudgetError(FeatherweightError):
+    """A budget that cannot be read, or that makes no sense for this model."""
+
+
+class CheckpointError(FeatherweightError):
+    """A folder or file that is not a readable model."""
+
+
+class UnsupportedArchitecture(FeatherweightError):
+    """A model whose architecture has no entry in `architectures.toml`."""
+
+
+class FormatError(FeatherweightError):
+    """A number format that does not exist or does not fit a tensor."""
+
+
+class DataError(FeatherweightError):
+    """Text that is missing, empty, unreadable or too short."""
+
+
+class RecipeError(FeatherweightError):
+    """A recipe with an unknown technique, an unknown field or a bad value."""
+
+
+class OutputError(FeatherweightError):
+    """An output that exists already or cannot be written."""
+
+
+class ResumeError(FeatherweightError):
+    """A run folder that was made from other inputs than the ones given now."""
+
+
+class LedgerError(FeatherweightError):
+    """A ledger whose hash chain does not hold."""
+
+
+class MissingExtra(FeatherweightError):
+    """A feature whose optional dependency is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str | None = None) -> None:
+        install = f"pip install 'featherweight[{extra}]'" if extra else f"pip install {package}"
+        super().__init__(feature, f"the package '{package}' is not installed", f"install it with: {install}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The words of `known` that look like `word`, as the tail of an error sentence."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(name) for name in close)}?" if close else ""

@@ -1,0 +1,128 @@
+"""What a number format is: how many bytes a tensor takes, and how its values are rounded, recoded and read back.
+
+A quantizer works on a `Grid` (the values that each weight may take) and writes `codes` back into a `Packed` tensor.
+`Packed.dequantize()` is the only truth about a packed tensor's values: export writes exactly those bytes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from featherweight.core.errors import FormatError
+from featherweight.core.lazy import torch
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values each weight of a [rows, columns] matrix may take: `scale * levels[code] + minimum`.
+
+    Attributes:
+        scale: [rows, groups] float32.
+        minimum: [rows, groups] float32.
+        group: columns that share one scale.
+        low, high: smallest and largest code; codes are integers in [low, high].
+        levels: [number of codes] float32 for a non-uniform code book; None when level = code.
+    """
+
+    scale: torch.Tensor
+    minimum: torch.Tensor
+    group: int
+    low: int
+    high: int
+    levels: torch.Tensor | None = None
+
+    def nearest(self, weight: torch.Tensor) -> torch.Tensor:
+        """Codes [rows, columns] (int16) of the grid values nearest to `weight` [rows, columns]."""
+        scale = self.scale.repeat_interleave(self.group, 1)
+        minimum = self.minimum.repeat_interleave(self.group, 1)
+        inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
+        target = (weight - minimum) * inverse
+        if self.levels is None:
+            return target.round().clamp(self.low, self.high).to(torch.int16)
+        middle = (self.levels[1:] + self.levels[:-1]) / 2
+        return torch.bucketize(target, middle).to(torch.int16)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight matrix rounded onto a format: the bytes that an exported file will hold.
+
+    Attributes:
+        format: name of the format, e.g. "Q4_0" or "int4-g64".
+        shape: [rows, columns] of the matrix.
+        parts: tensors by part name; for GGUF blocks {"blocks": uint8 [rows, bytes a row]}.
+    """
+
+    format: str
+    shape: tuple[int, int]
+    parts: Mapping[str, torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.numel() * part.element_size() for part in self.parts.values())
+
+    def dequantize(self) -> torch.Tensor:
+        """The values, float32 [rows, columns]."""
+        from featherweight.core.formats import get
+
+        return get(self.format).dequantize(self)
+
+
+class Format(ABC):
+    """One number format of one runtime.
+
+    Attributes:
+        name: as the field writes it ("Q4_0", "BF16", "int4-g128").
+        runtime: "gguf" or "compressed-tensors"; the exporter that can write it.
+        group: columns that share a scale; the row length must be a multiple of it.
+    """
+
+    name: str
+    runtime: str
+    group: int
+
+    @abstractmethod
+    def row_bits(self, columns: int) -> float:
+        """Stored bits of one row of `columns` weights, scales included."""
+
+    def tensor_bytes(self, shape: tuple[int, ...]) -> int:
+        """Exact stored bytes of a tensor of this shape."""
+        rows = 1
+        for size in shape[:-1]:
+            rows *= size
+        return int(rows * self.row_bits(shape[-1])) // 8
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape can be stored in this format."""
+        return len(shape) == 2 and shape[1] % self.group == 0
+
+    def require(self, shape: tuple[int, ...], name: str) -> None:
+        if not self.accepts(shape):
+            raise FormatError(
+                f"{self.name} for {name} {list(shape)}",
+                f"the row length must be a multiple of {self.group}",
+                "choose a format with smaller blocks for this tensor",
+            )
+
+    @abstractmethod
+    def fit(self, weight: torch.Tensor, importance: torch.Tensor | None = None) -> Packed:
+        """Round to nearest on the best scales found for `weight`.
+
+        Args:
+            weight: float32 [rows, columns].
+            importance: float32 [columns], the weight of each column's squared error; None = all equal.
+        """
+
+    @abstractmethod
+    def grid(self, packed: Packed) -> Grid:
+        """The grid on which `packed` lies."""
+
+    @abstractmethod
+    def recode(self, packed: Packed, codes: torch.Tensor) -> Packed:
+        """`packed` with the same scales and other codes, int16 [rows, columns]."""
+
+    @abstractmethod
+    def dequantize(self, packed: Packed) -> torch.Tensor:
+        """The values, float32 [rows, columns], as the runtime computes them."""

@@ -1,0 +1,145 @@
+"""compressed-tensors' packed integers: int2 ... int8, groups of 32/64/128 or whole rows, symmetric or asymmetric.
+
+What Hugging Face and vLLM load as "pack-quantized": codes in int32 words, one bf16 scale a group and, where
+asymmetric, one zero point a group. Scales are fitted after rounding to bf16, so nothing is lost afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+
+from featherweight.core.errors import FormatError
+from featherweight.core.formats.base import Format, Grid, Packed
+from featherweight.core.lazy import torch
+
+NAME = re.compile(r"int([2-8])-(?:g(\d+)|channel)(-asym)?")
+
+# Shrinking the range below the extremes trades clipping a few weights for finer steps on all others.
+_SHRINK_STEPS = 16
+_SHRINK_TO = 0.6
+
+
+class PackedInteger(Format):
+    """`bits`-bit integers with one scale a group of columns.
+
+    Names: "int4-g64" (symmetric), "int4-g64-asym", "int8-channel" (one scale a row).
+    """
+
+    runtime = "compressed-tensors"
+
+    def __init__(self, name: str) -> None:
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise FormatError(name, "is no compressed-tensors format", "write for example int4-g64 or int4-g128-asym")
+        self.name = name
+        self.bits = int(match[1])
+        self.channelwise = match[2] is None
+        self.group = 1 if self.channelwise else int(match[2])
+        self.symmetric = match[3] is None
+        if self.group < 8 and not self.channelwise:
+            raise FormatError(name, "groups below 8 columns cost more than they save", "use g32, g64 or g128")
+
+    def _groups(self, columns: int) -> int:
+        return 1 if self.channelwise else columns // self.group
+
+    def row_bits(self, columns: int) -> float:
+        words = -(-columns * self.bits // 32) * 32
+        return words + self._groups(columns) * (16 if self.symmetric else 16 + self.bits)
+
+    def tensor_bytes(self, shape: tuple[int, ...]) -> int:
+        rows, columns = shape
+        words = -(-columns * self.bits // 32) * 4
+        groups = self._groups(columns)
+        zero_words = 0 if self.symmetric else -(-rows * self.bits // 32) * 4
+        return rows * (words + 2 * groups) + zero_words * groups + 16  # 16: the stored shape, two int64
+
+    def fit(self, weight: torch.Tensor, importance: torch.Tensor | None = None) -> Packed:
+        rows, columns = weight.shape
+        groups = self._groups(columns)
+        blocks = weight.float().reshape(rows, groups, -1)
+        weights = None if importance is None else importance.float().reshape(1, groups, -1)
+        scale, zero = self._search(blocks, weights)
+        codes = self._codes(blocks, scale, zero)
+        return self._pack(codes.reshape(rows, columns), scale, zero)
+
+    def _search(self, blocks: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale (bf16 values) and zero point [rows, groups] of least squared error among shrunken ranges."""
+        low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
+        best = torch.full_like(low, torch.inf)
+        scale, zero = torch.ones_like(low), torch.zeros_like(low)
+        for step in range(_SHRINK_STEPS):
+            shrink = 1 - (1 - _SHRINK_TO) * step / _SHRINK_STEPS
+            new_scale, new_zero = self._range(low * shrink, high * shrink)
+            codes = self._codes(blocks, new_scale, new_zero)
+            error = (codes - new_zero[..., None]).mul_(new_scale[..., None]).sub_(blocks).square_()
+            total = (error if weights is None else error.mul_(weights)).sum(-1)
+            better = total < best
+            best = torch.where(better, total, best)
+            scale = torch.where(better, new_scale, scale)
+            zero = torch.where(better, new_zero, zero)
+        return scale, zero
+
+    def _range(self, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        half = 1 << (self.bits - 1)
+        if self.symmetric:
+            scale = torch.maximum(high, -low) / (half - 0.5)
+        else:
+            scale = (high - low) / (2 * half - 1)
+        scale = torch.where(scale <= torch.finfo(torch.bfloat16).tiny, torch.ones_like(scale), scale)
+        scale = scale.bfloat16().float()
+        if self.symmetric:
+            return scale, torch.zeros_like(scale)
+        return scale, (-half - low / scale).round().clamp(-half, half - 1)
+
+    def _codes(self, blocks: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+        half = 1 << (self.bits - 1)
+        return (blocks / scale[..., None] + zero[..., None]).round_().clamp_(-half, half - 1)
+
+    def _pack(self, codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> Packed:
+        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+        parts = {
+            "weight_packed": pack_to_int32(codes.to(torch.int8), self.bits),
+            "weight_scale": scale.bfloat16(),
+            "weight_shape": torch.tensor(codes.shape),
+        }
+        if not self.symmetric:
+            parts["weight_zero_point"] = pack_to_int32(zero.to(torch.int8), self.bits, packed_dim=0)
+        return Packed(self.name, (codes.shape[0], codes.shape[1]), parts)
+
+    def _zero(self, packed: Packed) -> torch.Tensor:
+        from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+        scale = packed.parts["weight_scale"]
+        if self.symmetric:
+            return torch.zeros(scale.shape)
+        shape = torch.Size(scale.shape)
+        return unpack_from_int32(packed.parts["weight_zero_point"], self.bits, shape, packed_dim=0).float()
+
+    def codes(self, packed: Packed) -> torch.Tensor:
+        """The codes, int16 [rows, columns]."""
+        from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+        words = packed.parts["weight_packed"]
+        return unpack_from_int32(words, self.bits, torch.Size(packed.shape)).to(torch.int16)
+
+    def grid(self, packed: Packed) -> Grid:
+        scale = packed.parts["weight_scale"].float()
+        half = 1 << (self.bits - 1)
+        group = packed.shape[1] // scale.shape[1]
+        return Grid(scale, -self._zero(packed) * scale, group, -half, half - 1)
+
+    def recode(self, packed: Packed, codes: torch.Tensor) -> Packed:
+        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+        return Packed(self.name, packed.shape, {
+            **packed.parts, "weight_packed": pack_to_int32(codes.to(torch.int8), self.bits)
+        })  # fmt: skip
+
+    def dequantize(self, packed: Packed) -> torch.Tensor:
+        rows, columns = packed.shape
+        scale = packed.parts["weight_scale"]
+        codes = self.codes(packed).reshape(rows, scale.shape[1], -1)
+        # In bf16, as compressed-tensors multiplies when it loads the file.
+        shifted = codes.to(scale.dtype) - self._zero(packed).to(scale.dtype)[..., None]
+        return (shifted * scale[..., None]).float().reshape(rows, columns)

