@@ -17,7 +17,7 @@ import torch
 
 from featherweight.core.architecture import supported
 from featherweight.core.model import Model
-from featherweight.core.source import open_folder, open_model
+from featherweight.core.source import open_model
 from featherweight.testing.tiny import tiny_model
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)

@@ -69,10 +69,7 @@ class Architecture:
     def linears(self) -> list[str]:
         """Weight names of all linears of all blocks, in the order of computation."""
         return [
-            self.linear(block, module)
-            for block in range(self.blocks)
-            for read in self.reads
-            for module in read.linears
+            self.linear(block, module) for block in range(self.blocks) for read in self.reads for module in read.linears
         ]
 
     def quantizable(self) -> list[str]:
@@ -164,4 +161,3 @@ def describe(config: Mapping[str, Any], source: str = "model") -> Architecture:
         head_dim=head_dim,
         tied=bool(config.get("tie_word_embeddings", False)),
     )
-

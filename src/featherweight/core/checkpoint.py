@@ -60,7 +60,7 @@ class Entry:
             if part.is_floating_point() and not bool(torch.isfinite(part).all()):
                 raise CheckpointError("weights", "hold NaN or infinite values", "repair or download the model again")
             hashed.update(name.encode())
-            hashed.update(memoryview(part.reshape(-1).view(torch.uint8).numpy()))
+            hashed.update(part.reshape(-1).view(torch.uint8).numpy().data)
         return hashed.hexdigest()
 
 
@@ -137,11 +137,11 @@ def _header(path: Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(text)
         end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        raise CheckpointError(str(path), "is not a safetensors file, or its header is cut off", "download it again") from None
-    if 8 + length + end != size:
         raise CheckpointError(
-            str(path), f"is truncated: {size} bytes of {8 + length + end}", "download the file again"
-        )
+            str(path), "is not a safetensors file, or its header is cut off", "download it again"
+        ) from None
+    if 8 + length + end != size:
+        raise CheckpointError(str(path), f"is truncated: {size} bytes of {8 + length + end}", "download the file again")
     return header
 
 
@@ -149,7 +149,7 @@ def _file_entries(path: Path) -> dict[str, Entry]:
     from safetensors import safe_open
 
     header = _header(path)
-    opened = functools.cache(lambda: safe_open(path, framework="pt"))
+    opened: Callable[[], Any] = functools.cache(lambda: safe_open(path, framework="pt"))
     entries = {}
     for name, facts in header.items():
         if name == "__metadata__":
@@ -166,12 +166,13 @@ def _join_parts(raw: dict[str, Entry], packed: Mapping[str, Any]) -> dict[str, E
     for name, facts in packed.items():
         parts = {part: entries.pop(f"{name}:{part}") for part in facts["parts"]}
         shape = (facts["shape"][0], facts["shape"][1])
-
-        def load(parts: dict[str, Entry] = parts, kind: str = facts["format"], shape: tuple[int, int] = shape) -> Packed:
-            return Packed(kind, shape, {part: entry.load() for part, entry in parts.items()})
-
+        load = functools.partial(_load_parts, facts["format"], shape, parts)
         entries[name] = Entry(facts["format"], shape, sum(part.nbytes for part in parts.values()), load)
     return entries
+
+
+def _load_parts(kind: str, shape: tuple[int, int], parts: Mapping[str, Entry]) -> Packed:
+    return Packed(kind, shape, {part: entry.load() for part, entry in parts.items()})
 
 
 def _pickled(folder: Path, allowed: bool) -> dict[str, Entry]:
@@ -226,14 +227,19 @@ def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[int, Callabl
     packed: dict[str, Any] = {}
     for name, entry in entries.items():
         if entry.format in _DTYPES:
-            flat[name] = (entry.nbytes, lambda entry=entry: entry.load().contiguous())
+            flat[name] = (entry.nbytes, functools.partial(_load_part, entry, None))
             continue
         stored = entry.load()
         packed[name] = {"format": entry.format, "shape": list(entry.shape), "parts": sorted(stored.parts)}
         for part, tensor in stored.parts.items():
             size = tensor.numel() * tensor.element_size()
-            flat[f"{name}:{part}"] = (size, lambda entry=entry, part=part: entry.load().parts[part].contiguous())
+            flat[f"{name}:{part}"] = (size, functools.partial(_load_part, entry, part))
     return flat, packed
+
+
+def _load_part(entry: Entry, part: str | None) -> torch.Tensor:
+    stored = entry.load()
+    return (stored if part is None else stored.parts[part]).contiguous()
 
 
 @contextmanager

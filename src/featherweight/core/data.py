@@ -46,7 +46,7 @@ class TokenSet:
     def digest(self) -> str:
         """SHA-256 of the tokens and their domains."""
         hashed = hashlib.sha256(json.dumps([self.domains, list(self.ids.shape)]).encode())
-        hashed.update(memoryview(self.ids.contiguous().numpy().reshape(-1).view("uint8")))
+        hashed.update(self.ids.contiguous().view(torch.uint8).numpy().data)
         return hashed.hexdigest()
 
     @property
@@ -84,7 +84,7 @@ def default_documents() -> dict[str, list[str]]:
 def read_documents(source: str) -> dict[str, list[str]]:
     """Documents from a .txt or .jsonl file, or from a Hugging Face dataset ("hf:NAME").
 
-    A .jsonl line holds "text", or "messages" (a chat, formatted later by the model's own template), and may hold "domain".
+    A .jsonl line holds "text" or "messages" (a chat, formatted later by the model's own template), perhaps "domain".
 
     Raises:
         DataError: missing, unreadable, empty, or lines without text.

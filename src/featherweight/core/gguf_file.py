@@ -78,14 +78,16 @@ def _entry(tensor: Any, rows: torch.Tensor | None, shift: float) -> Entry:
     def load() -> Stored:
         data = np.array(tensor.data)
         if kind in _PLAIN:
-            values = torch.from_numpy(data.view(np.int16)).view(torch.bfloat16) if kind == "BF16" else torch.from_numpy(data)
+            values = (
+                torch.from_numpy(data.view(np.int16)).view(torch.bfloat16) if kind == "BF16" else torch.from_numpy(data)
+            )
             values = values.reshape(shape)
             return _unpermute(values, rows) - shift if shift else _unpermute(values, rows)
         blocks = _unpermute(torch.from_numpy(data).reshape(shape[0], -1), rows)
         return Packed(kind, (shape[0], shape[1]), {"blocks": blocks})
 
     if kind not in _PLAIN and kind not in LAYOUTS:
-        raise CheckpointError(tensor.name, f"has the block type {kind}", f"re-quantize it to one of {', '.join(LAYOUTS)}")
+        raise CheckpointError(tensor.name, f"has the block type {kind}", f"use one of {', '.join(LAYOUTS)}")
     return Entry(kind, shape, int(tensor.n_bytes), load)
 
 
@@ -155,4 +157,3 @@ def copy_tokenizer(reader: Any, writer: Any) -> None:
         kind = found.types[0]
         sub = found.types[1] if kind == gguf.GGUFValueType.ARRAY and len(found.types) > 1 else None
         writer.add_key_value(key, found.contents(), kind, sub_type=sub)
-

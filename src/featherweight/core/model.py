@@ -135,7 +135,9 @@ class Model:
         try:
             return transformers.AutoTokenizer.from_pretrained(str(self.folder))
         except (OSError, ValueError) as error:
-            raise CheckpointError(str(self.folder), f"has no usable tokenizer ({error})", "add tokenizer.json") from None
+            raise CheckpointError(
+                str(self.folder), f"has no usable tokenizer ({error})", "add tokenizer.json"
+            ) from None
 
     def skeleton(self) -> Any:
         """The transformers module with every parameter on the meta device and every buffer real."""

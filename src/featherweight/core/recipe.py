@@ -1,9 +1,9 @@
 """Recipe: an ordered list of techniques with their fields, to and from YAML.
 
-    steps:
-      - depth: {drop: 2}
-      - mixed-precision: {memory: 90MB}
-      - gptq
+steps:
+  - depth: {drop: 2}
+  - mixed-precision: {memory: 90MB}
+  - gptq
 """
 
 from __future__ import annotations

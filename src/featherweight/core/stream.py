@@ -112,7 +112,13 @@ def _prepare(
 
 
 def _in_rows(
-    run: Callable[..., Any], block: Any, hidden: torch.Tensor, rows: int | None, args: Any, kwargs: Any, keep: bool = True
+    run: Callable[..., Any],
+    block: Any,
+    hidden: torch.Tensor,
+    rows: int | None,
+    args: Any,
+    kwargs: Any,
+    keep: bool = True,
 ) -> torch.Tensor:
     """Runs a block on a few rows at a time, slicing every argument that has one entry a row."""
     count = hidden.shape[0]

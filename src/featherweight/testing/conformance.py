@@ -1,7 +1,7 @@
 """The conformance suite: what every technique must do, ours and third parties'.
 
-    from featherweight.testing import check_technique
-    check_technique(MyTechnique)
+from featherweight.testing import check_technique
+check_technique(MyTechnique)
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def _check_apply(setting: Technique, model: Model, run: Run, again: Run) -> None
     result = setting.apply(model, run)
     assert model.fingerprint == before, f"{setting.name} changed the model that it was given"
     assert kept == {name: entry.digest for name, entry in model.entries.items()}, f"{setting.name} wrote into its input"
-    assert setting.apply(model, again).fingerprint == result.fingerprint, f"{setting.name} gives two results for one seed"
+    assert setting.apply(model, again).fingerprint == result.fingerprint, (
+        f"{setting.name} gives two results for one seed"
+    )
     for name in result.entries:
         total = float(values(result.stored(name)).double().abs().sum())
         assert math.isfinite(total), f"{setting.name} left NaN or infinite values in {name}"

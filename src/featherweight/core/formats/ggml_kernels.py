@@ -59,9 +59,7 @@ def quantize(weight: np.ndarray, type_name: str, importance: np.ndarray | None =
     def work(first: int, last: int) -> None:
         source, target = weight[first:last], blocks[first:last]
         given = None if weights is None else weights.ctypes.data
-        kernels.ggml_quantize_chunk(
-            int(kind), source.ctypes.data, target.ctypes.data, 0, last - first, columns, given
-        )
+        kernels.ggml_quantize_chunk(int(kind), source.ctypes.data, target.ctypes.data, 0, last - first, columns, given)
 
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, rows)
     edges = [rows * i // threads for i in range(threads + 1)]
