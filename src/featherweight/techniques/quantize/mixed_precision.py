@@ -12,20 +12,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from featherweight.core.budget import parse_memory
-from featherweight.core.errors import BudgetError
-from featherweight.core.formats import get
-from featherweight.core.knapsack import allocate
 from featherweight.core.model import Model
+from featherweight.core.precision import RUNTIME_FORMATS, choose_formats
 from featherweight.core.run import Run
 from featherweight.core.technique import Kind, Need, Paper, Technique, technique
 from featherweight.measure.sensitivity import Sensitivity, sensitivities
-
-RUNTIME_FORMATS = {
-    "gguf": ("Q2_K", "Q3_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
-    "compressed-tensors": (
-        "int3-g64", "int4-g128", "int4-g64", "int4-g32", "int4-g32-asym", "int5-g64", "int6-g64", "int8-g128",
-    ),
-}  # fmt: skip
 
 
 @technique
@@ -60,21 +51,14 @@ class MixedPrecision(Technique):
         return self.formats or RUNTIME_FORMATS[self.runtime]
 
     def solve(self, model: Model, table: Sensitivity) -> dict[str, str]:
-        """The formats, by parameter name; tensors for which 16 bits are the only choice are left out.
+        """The formats, by parameter name.
 
         Raises:
             BudgetError: the smallest formats do not fit.
         """
         budget = self.memory if isinstance(self.memory, int) else int(self.memory * model.bf16_bytes())
-        losses = {name: {**row, "BF16": 0.0} for name, row in table.items()}
-        costs = {
-            name: {kind: get(kind).tensor_bytes(model.entries[name].shape) for kind in row}
-            for name, row in losses.items()
-        }
-        fixed = sum(get("F32").tensor_bytes(entry.shape) for name, entry in model.entries.items() if name not in table)
-        if budget <= fixed:
-            raise BudgetError(f"memory {budget}", f"is less than the {fixed} bytes of norms and biases", "allow more")
-        return allocate(losses, costs, budget - fixed)
+        shapes = {name: entry.shape for name, entry in model.entries.items()}
+        return choose_formats(table, shapes, self.runtime, budget)
 
     @classmethod
     def neutral(cls) -> MixedPrecision:
