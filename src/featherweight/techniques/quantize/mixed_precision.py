@@ -7,6 +7,8 @@ it rounds to them.
 
 from __future__ import annotations
 
+import fnmatch
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -37,6 +39,9 @@ class MixedPrecision(Technique):
         "feedback", description="the rounding whose damage is measured: that of gptq, or that of imatrix"
     )
     rows: int = Field(16, ge=2, description="calibration rows to measure on")
+    favour: dict[str, float] = Field(
+        default_factory=dict, description="factors on the expected damage by name pattern, e.g. {'*down_proj*': 2.0}"
+    )
 
     def apply(self, model: Model, run: Run) -> Model:
         table = self.measure(model, run)
@@ -58,7 +63,12 @@ class MixedPrecision(Technique):
         """
         budget = self.memory if isinstance(self.memory, int) else int(self.memory * model.bf16_bytes())
         shapes = {name: entry.shape for name, entry in model.entries.items()}
+        table = {name: self._favoured(name, row) for name, row in table.items()}
         return choose_formats(table, shapes, self.runtime, budget)
+
+    def _favoured(self, name: str, row: dict[str, float]) -> dict[str, float]:
+        factor = math.prod(value for pattern, value in self.favour.items() if fnmatch.fnmatchcase(name, pattern))
+        return {kind: damage * factor for kind, damage in row.items()}
 
     @classmethod
     def neutral(cls) -> MixedPrecision:
