@@ -19,6 +19,7 @@ from featherweight.core.recipe import Recipe
 from featherweight.core.technique import Technique, build
 from featherweight.measure.removal import Removal
 from featherweight.measure.sensitivity import Sensitivity
+from featherweight.plan.cost import bytes_by_format
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Candidate:
     Attributes:
         memory: bytes that its file will take at most.
         cut_kl, round_kl: expected KL divergence of cutting and of rounding, nats a token.
-        formats: expected number of tensors in each format.
+        formats: expected bytes in each format.
     """
 
     recipe: Recipe
@@ -128,9 +129,7 @@ def expect(prior: Prior, memory: int, cut: Cut, rounding: str) -> Candidate | No
         build("mixed-precision", {"memory": budget, "runtime": prior.runtime, "rounding": kind}),
         *(build(name, {}) for name in names),
     ]
-    formats: dict[str, int] = {}
-    for each in chosen.values():
-        formats[each] = formats.get(each, 0) + 1
+    formats = bytes_by_format(shapes, chosen)
     return Candidate(Recipe(tuple(steps)), cut, rounding, memory, _removed(prior, cut), damage, formats)
 
 

@@ -87,7 +87,7 @@ class Evaluator:
 
     def child(self, recipe: Recipe) -> Model:
         """The model that a recipe makes."""
-        return self.steps(recipe)[-1].model
+        return self.steps(recipe)[-1].model if len(recipe) else self.parent
 
     def steps(self, recipe: Recipe) -> list[Applied]:
         """The applied steps; only the latest recipe's are held in memory."""
