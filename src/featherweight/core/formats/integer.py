@@ -113,8 +113,10 @@ class PackedInteger(Format):
         scale = packed.parts["weight_scale"]
         if self.symmetric:
             return torch.zeros(scale.shape)
-        shape = torch.Size(scale.shape)
-        return unpack_from_int32(packed.parts["weight_zero_point"], self.bits, shape, packed_dim=0).float()
+        # Packed along rows; unpacked here along the last dimension of a fresh copy, because the library cannot view a
+        # single word a column.
+        words = packed.parts["weight_zero_point"].T.clone(memory_format=torch.contiguous_format)
+        return unpack_from_int32(words, self.bits, torch.Size((scale.shape[1], scale.shape[0]))).T.float()
 
     def codes(self, packed: Packed) -> torch.Tensor:
         """The codes, int16 [rows, columns]."""
