@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from featherweight.core.recipe import Recipe as Recipe
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
-    from featherweight.core.technique import techniques as techniques
     from featherweight.verbs.apply import apply as apply
     from featherweight.verbs.fit import fit as fit
     from featherweight.verbs.plan import plan as plan
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
 _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "apply": "verbs.apply",
     "fit": "verbs.fit", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
-    "technique": "core.technique", "techniques": "core.technique", "verify": "verbs.verify",
+    "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "apply", "fit", "open_model", "plan", "report", "technique", "techniques", "verify",
+    "Budget", "Recipe", "Settings", "apply", "fit", "open_model", "plan", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
