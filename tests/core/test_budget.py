@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,12 +47,8 @@ def test_other_units() -> None:
     ],
 )
 def test_wrong_budgets_say_what_is_wrong(fields: dict[str, object], says: str) -> None:
-    with pytest.raises(BudgetError, match="."):
+    with pytest.raises(BudgetError, match=re.escape(says)):
         Budget(**fields)
-    try:
-        Budget(**fields)
-    except BudgetError as error:
-        assert says in str(error)
 
 
 def test_memory_above_the_parent_is_refused() -> None:

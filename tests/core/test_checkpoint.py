@@ -163,9 +163,13 @@ class TestBadInput:
 
 
 def test_whole_folder_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), checkpoint.whole_folder(tmp_path / "out") as draft:
-        (draft / "half").write_text("x")
-        _ = 1 / 0
+    def fail_in_the_middle() -> None:
+        with checkpoint.whole_folder(tmp_path / "out") as draft:
+            (draft / "half").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_in_the_middle()
     assert list(tmp_path.iterdir()) == []
     with checkpoint.whole_folder(tmp_path / "out") as draft:
         (draft / "all").write_text("x")
