@@ -67,17 +67,17 @@ def compare_orders(one: Technique, other: Technique, parent_nll: float, measure:
         measure: runs a recipe and gives its negative log-likelihood.
         curve: loss of rounding alone by bits a weight.
     """
-    alone = {step: measure(Recipe((step,))) - parent_nll for step in (one, other)}
-    first, second = (one, other) if alone[one] <= alone[other] else (other, one)
+    pair = [(measure(Recipe((step,))) - parent_nll, step) for step in (one, other)]
+    (weaker, first), (stronger, second) = sorted(pair, key=lambda each: each[0])
     return OrderPair(
         first.name,
         second.name,
-        alone[first],
-        alone[second],
+        weaker,
+        stronger,
         measure(Recipe((first, second))) - parent_nll,
         measure(Recipe((second, first))) - parent_nll,
-        curve.ratio(alone[first]),
-        curve.ratio(alone[second]),
+        curve.ratio(weaker),
+        curve.ratio(stronger),
     )
 
 
