@@ -1,0 +1,1 @@
+"""Measurements: each gives numbers, none judges."""
