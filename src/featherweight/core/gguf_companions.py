@@ -8,7 +8,9 @@ back on transformers' converter.
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 from featherweight.core.gguf_metadata import Field
 
 CONFIG, FILES = "featherweight.config", "featherweight.files"
+ORDERS = ("listed", "score", "place")
+UNMERGED = -1e8  # scores below this belong to tokens that no merge makes: characters, bytes, special tokens
 SMALL = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja")
 TOKENIZER = "tokenizer.json"
 
@@ -30,12 +34,13 @@ def pack_files(folder: Path, fields: Mapping[str, Field]) -> str | None:
     if _fill(skeleton, fields) != text:
         return None
     files = {name: (folder / name).read_text(encoding="utf-8") for name in SMALL if (folder / name).is_file()}
-    return json.dumps({**files, TOKENIZER: skeleton}, ensure_ascii=False)
+    packed = json.dumps({**files, TOKENIZER: skeleton}, ensure_ascii=False).encode()
+    return base64.b64encode(zlib.compress(packed, 9)).decode()
 
 
 def unpack_files(packed: str, fields: Mapping[str, Field], folder: Path) -> None:
     """Writes the companions into a folder, as they were."""
-    files = json.loads(packed)
+    files = json.loads(zlib.decompress(base64.b64decode(packed)))
     files[TOKENIZER] = _fill(files[TOKENIZER], fields)
     for name in (*SMALL, TOKENIZER):
         if name in files:
@@ -46,15 +51,19 @@ def _strip(text: str, fields: Mapping[str, Field]) -> dict[str, Any]:
     """A tokenizer.json without its vocabulary and merges, and what is needed to put them back."""
     data = json.loads(text)
     tokens, model = fields["tokenizer.ggml.tokens"].value, data["model"]
-    vocabulary, merges = model.get("vocab", {}), model.get("merges", [])
-    known = dict(vocabulary) if isinstance(vocabulary, dict) else {}
-    absent = [index for index, token in enumerate(tokens) if known.pop(token, None) != index]
+    vocabulary = model["vocab"] if isinstance(model.get("vocab"), dict) else {}
+    merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model.get("merges", [])]
+    others = dict(vocabulary)
+    absent = [index for index, token in enumerate(tokens) if others.pop(token, None) != index]
+    orders = [order for order in ORDERS if _merges(order, vocabulary, fields) == merges]
+    pairs = bool(merges) and not isinstance(model["merges"][0], str)
     model["vocab"], model["merges"] = None, None
     return {
         "data": data,
         "absent": absent,
-        "beyond": known,
-        "pairs": bool(merges) and not isinstance(merges[0], str),
+        "others": others,
+        "order": orders[0] if orders else ORDERS[0],
+        "pairs": pairs,
         "indent": 2 if text.startswith("{\n") else None,
     }
 
@@ -63,27 +72,28 @@ def _fill(skeleton: Mapping[str, Any], fields: Mapping[str, Field]) -> str:
     """The tokenizer.json that was stripped."""
     tokens, absent = fields["tokenizer.ggml.tokens"].value, set(skeleton["absent"])
     vocabulary = {token: index for index, token in enumerate(tokens) if index not in absent}
-    vocabulary.update(skeleton["beyond"])
-    if "tokenizer.ggml.merges" in fields:
-        merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].value]
-    elif "tokenizer.ggml.scores" in fields:
-        merges = merges_of_scores(vocabulary, fields["tokenizer.ggml.scores"].value)
-    else:
-        merges = []
+    vocabulary.update(skeleton["others"])
+    vocabulary = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+    merges = _merges(skeleton["order"], vocabulary, fields)
     joined = merges if skeleton["pairs"] else [" ".join(pair) for pair in merges]
     model = {**skeleton["data"]["model"], "vocab": vocabulary, "merges": joined}
     return json.dumps({**skeleton["data"], "model": model}, ensure_ascii=False, indent=skeleton["indent"])
 
 
-def merges_of_scores(vocabulary: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """The merges that a SentencePiece-like vocabulary implies: every split of every scored token, best first."""
-    ranked = sorted((-scores[index], token) for token, index in vocabulary.items() if scores[index] > UNMERGED)
-    merges: list[tuple[str, str]] = []
-    for _, token in ranked:
-        splits = [(token[:at], token[at:]) for at in range(len(token) - 1, 0, -1)]
-        merges += [pair for pair in splits if pair[0] in vocabulary and pair[1] in vocabulary]
-    return merges
+def _merges(order: str, vocabulary: Mapping[str, int], fields: Mapping[str, Field]) -> list[tuple[str, ...]]:
+    """The merges that a file lists or, of a SentencePiece-like vocabulary, those that it implies.
+
+    Every split of every token into two others is one, the best token first: by its score, or by its place.
+    """
+    listed, scores = fields.get("tokenizer.ggml.merges"), fields.get("tokenizer.ggml.scores")
+    if order == "listed" or scores is None:
+        return [tuple(merge.split(" ")) for merge in listed.value] if listed else []
+    if order == "score":
+        ranked = sorted((-scores.value[at], token) for token, at in vocabulary.items() if scores.value[at] > UNMERGED)
+        return _splits([token for _, token in ranked], vocabulary)
+    return _splits(sorted(vocabulary, key=lambda token: vocabulary[token]), vocabulary)
 
 
-UNMERGED = -1e8
-"""Score of a token that no merge makes: a character, a byte, a special token."""
+def _splits(tokens: Sequence[str], vocabulary: Mapping[str, int]) -> list[tuple[str, ...]]:
+    pairs = ((token[:at], token[at:]) for token in tokens for at in range(len(token) - 1, 0, -1))
+    return [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]

@@ -1,7 +1,8 @@
 """A GGUF file as a model: its blocks stay as they are, names and row order become Hugging Face's.
 
-Configuration and tokenizer are those that an export of ours left in the file, or else what transformers' own GGUF
-reader makes of it. Reading is lazy: a tensor is a view of the file.
+Configuration and tokenizer are those that an export of ours left in the file. A file from elsewhere gets its
+configuration from `core.gguf_config` and its tokenizer from transformers' own GGUF reader. Reading is lazy: a tensor
+is a view of the file.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.architecture import require_known
 from featherweight.core.checkpoint import Entry, Stored, whole_folder
 from featherweight.core.errors import CheckpointError
 from featherweight.core.formats import Packed
 from featherweight.core.formats.floats import Float
 from featherweight.core.formats.ggml_layouts import LAYOUTS
 from featherweight.core.gguf_companions import CONFIG, FILES, unpack_files
+from featherweight.core.gguf_config import config_of, model_type
 from featherweight.core.gguf_metadata import Field, GgufFile, TensorInfo, read_gguf
 from featherweight.core.gguf_names import gguf_names, rotary_rows
 from featherweight.core.lazy import gguf, np, torch, transformers
@@ -85,8 +86,7 @@ def _unpermute(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
 
 def _companions(file: GgufFile, cache: Path) -> Path:
     """Configuration and tokenizer of a GGUF file as Hugging Face files, converted once."""
-    kind = str(file.get("general.architecture"))
-    require_known({"gemma3": "gemma3_text"}.get(kind, kind), str(file.path))
+    model_type(file)
     stat = file.path.stat()
     target = cache / "gguf" / f"{file.path.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
     if target.is_dir():
@@ -96,26 +96,15 @@ def _companions(file: GgufFile, cache: Path) -> Path:
         if FILES in file.fields:
             unpack_files(file.get(FILES), file.fields, draft)
         else:
-            _source_of(transformers.AutoTokenizer, file).save_pretrained(draft)
+            source = {"pretrained_model_name_or_path": str(file.path.parent), "gguf_file": file.path.name}
+            transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
             repair_tokenizer(draft, str(file.get("tokenizer.ggml.pre")))
         write_vocabulary(file, draft / "tokenizer.gguf")
     return target
 
 
 def _config_text(file: GgufFile) -> str:
-    if CONFIG in file.fields:
-        return str(file.get(CONFIG))
-    config = _source_of(transformers.AutoConfig, file).to_dict()
-    config.pop("quantization_config", None)
-    return json.dumps(_plain(config), indent=2)
-
-
-def _source_of(kind: Any, file: GgufFile) -> Any:
-    return kind.from_pretrained(str(file.path.parent), gguf_file=file.path.name)
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(config, default=str))
+    return str(file.get(CONFIG)) if CONFIG in file.fields else json.dumps(config_of(file), indent=2)
 
 
 def repair_tokenizer(folder: Path, pre: str) -> None:

@@ -20,13 +20,13 @@ from featherweight.core.checkpoint import Entry
 from featherweight.core.errors import FormatError, OutputError
 from featherweight.core.formats import Packed, get
 from featherweight.core.formats.floats import Float
-from featherweight.core.gguf_companions import CONFIG, FILES, pack_files
+from featherweight.core.gguf_companions import CONFIG, FILES
 from featherweight.core.gguf_file import add_fields
 from featherweight.core.gguf_names import gguf_names, rotary_rows
 from featherweight.core.lazy import gguf, np, torch
 from featherweight.core.model import Model
 from featherweight.export.gguf_header import add_hyper_parameters, file_type, rotary_tensors
-from featherweight.export.gguf_tokenizer import fields_of
+from featherweight.export.gguf_tokenizer import tokenizer_of
 
 Matrices = Literal["BF16", "F16", "F32"]
 _ALIGNMENT = 32
@@ -128,12 +128,10 @@ def _write_header(model: Model, path: Path, matrices: Matrices) -> Any:
 
 
 def _add_companions(writer: Any, model: Model) -> None:
-    fields = fields_of(model)
-    add_fields(writer, fields)
+    tokenizer = tokenizer_of(model)
+    add_fields(writer, tokenizer.fields)
     writer.add_string(CONFIG, json.dumps(dict(model.config)))
-    files = pack_files(model.folder, fields)
-    if files is not None:
-        writer.add_string(FILES, files)
+    writer.add_string(FILES, tokenizer.files or "")
 
 
 def _tensors(model: Model, matrices: Matrices) -> Iterator[np.ndarray]:

@@ -159,7 +159,7 @@ def _add_window(writer: Any, model: Model) -> None:
     writer.add_rope_freq_base_swa(float(model.settings["rope_parameters"]["sliding_attention"]["rope_theta"]))
 
 
-def _pattern(model: Model) -> int | list[bool]:
+def _pattern(model: Model) -> Any:
     """The n for which every n-th block is global, or, where blocks were dropped, whether each block slides.
 
     llama.cpp reads either; builds of before 2026 know only the number.

@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featherweight.core.errors import FormatError
-from featherweight.core.gguf_companions import UNMERGED
+from featherweight.core.gguf_companions import UNMERGED, pack_files
 from featherweight.core.gguf_file import tokenizer_fields
 from featherweight.core.gguf_metadata import (
     Field,
@@ -37,33 +38,50 @@ NAME = "general.name"
 _SPECIAL = ("bos", "eos", "unknown", "padding")
 
 
-def fields_of(model: Model) -> dict[str, Field]:
-    """The metadata fields of a model's tokenizer and its name, with as many tokens as the embedding has rows.
+@dataclass(frozen=True)
+class GgufTokenizer:
+    """What a GGUF file says of a tokenizer.
+
+    Attributes:
+        fields: metadata fields for llama.cpp, and the model's name.
+        files: the Hugging Face files, packed so that our reader can restore them; None where it cannot.
+    """
+
+    fields: Mapping[str, Field]
+    files: str | None
+
+
+def tokenizer_of(model: Model) -> GgufTokenizer:
+    """A model's tokenizer with as many tokens as the embedding has rows.
 
     Raises:
         FormatError: llama.cpp has no such tokenizer, or splits text differently whatever it is told.
     """
-    size = model.architecture.size("vocab")
-    kept = model.folder / "tokenizer.gguf"
-    if kept.is_file():
-        fields = _read(kept, kept.stat().st_mtime_ns)
-        if len(fields[TOKENS].value) == size:
-            return {**fields, NAME: text_field(model.folder.name)}
-    return dict(_made(model.folder, model.tokenizer_digest, size))
+    return _tokenizer(model.folder, model.tokenizer_digest, model.architecture.size("vocab"))
 
 
 @functools.lru_cache(4)
-def _read(path: Path, changed: int) -> Mapping[str, Field]:
-    return tokenizer_fields(read_gguf(path))
+def _tokenizer(folder: Path, digest: str, size: int) -> GgufTokenizer:
+    """Kept, because finding the pre-tokenizer loads llama.cpp and packing a large vocabulary takes seconds."""
+    fields = _kept(folder, size) or _made(folder, size)
+    return GgufTokenizer(fields, pack_files(folder, fields))
 
 
-@functools.lru_cache(4)
-def _made(folder: Path, digest: str, size: int) -> Mapping[str, Field]:
-    """Fields from tokenizer.json; kept, because finding the pre-tokenizer loads llama.cpp."""
+def _kept(folder: Path, size: int) -> dict[str, Field] | None:
+    """The fields of the GGUF file that the model came from, unless the vocabulary has changed since."""
+    path = folder / "tokenizer.gguf"
+    if not path.is_file():
+        return None
+    fields = tokenizer_fields(read_gguf(path))
+    return {NAME: text_field(folder.name), **fields} if len(fields[TOKENS].value) == size else None
+
+
+def _made(folder: Path, size: int) -> dict[str, Field]:
+    """Fields from tokenizer.json."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     fields = vocabulary_fields(folder, tokenizer, size)
     pre, name = find_pre_tokenizer(fields, tokenizer, folder.name)
-    return {**fields, PRE: text_field(pre), NAME: text_field(name)}
+    return {NAME: text_field(name), **fields, PRE: text_field(pre)}
 
 
 def vocabulary_fields(folder: Path, tokenizer: Any, size: int) -> dict[str, Field]:

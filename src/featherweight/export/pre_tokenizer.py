@@ -29,7 +29,7 @@ def _tables() -> dict[str, list[str]]:
     A name that the installed llama.cpp does not know fails to load and is passed over.
     """
     text = resources.files("featherweight.export").joinpath("tokenizer_texts.json").read_text(encoding="utf-8")
-    return json.loads(text)
+    return dict(json.loads(text))
 
 
 def texts_for(tokenizer: Any) -> list[str]:
