@@ -7,6 +7,7 @@ is a view of the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from featherweight.core.lazy import gguf, np, torch, transformers
 from featherweight.core.model import Model
 
 _PLAIN = {"F32", "F16", "BF16"}
+NAME = "general.name"
 
 
 def open_gguf(path: Path, cache: Path) -> Model:
@@ -87,8 +89,9 @@ def _unpermute(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
 def _companions(file: GgufFile, cache: Path) -> Path:
     """Configuration and tokenizer of a GGUF file as Hugging Face files, converted once."""
     model_type(file)
-    stat = file.path.stat()
-    target = cache / "gguf" / f"{file.path.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+    facts = {key: field.value for key, field in file.fields.items() if key != "general.file_type"}
+    digest = hashlib.sha256(json.dumps([facts, sorted(file.tensors)]).encode()).hexdigest()
+    target = cache / "gguf" / f"{file.path.stem}-{digest[:16]}"
     if target.is_dir():
         return target
     with whole_folder(target) as draft:
@@ -132,8 +135,8 @@ def write_vocabulary(file: GgufFile, path: Path) -> None:
 
 
 def tokenizer_fields(file: GgufFile) -> dict[str, Field]:
-    """Every `tokenizer.*` field of a file."""
-    return {key: field for key, field in file.fields.items() if key.startswith("tokenizer.")}
+    """Every `tokenizer.*` field of a file, and the model's name, at which llama.cpp looks too."""
+    return {key: field for key, field in file.fields.items() if key.startswith("tokenizer.") or key == NAME}
 
 
 def add_fields(writer: Any, fields: Mapping[str, Field]) -> None:

@@ -35,6 +35,7 @@ def write_shards(
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Writes tensors, each given as its bytes and how to load it, and the index if there are several files."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     shards = split({name: nbytes for name, (nbytes, _) in tensors.items()})
@@ -42,7 +43,10 @@ def write_shards(
         f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))
     ]  # fmt: skip
     for file, shard in zip(files, shards, strict=True):
-        save_file({name: tensors[name][1]() for name in shard}, folder / file, metadata={"format": "pt"})
+        try:
+            save_file({name: tensors[name][1]() for name in shard}, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
         if progress:
             progress(sum(tensors[name][0] for name in shard))
     if len(shards) > 1:

@@ -16,7 +16,7 @@ from typing import Any
 
 from featherweight.core.errors import FormatError
 from featherweight.core.gguf_companions import UNMERGED, pack_files
-from featherweight.core.gguf_file import tokenizer_fields
+from featherweight.core.gguf_file import NAME, tokenizer_fields
 from featherweight.core.gguf_metadata import (
     Field,
     count_field,
@@ -34,7 +34,6 @@ from featherweight.export.pre_tokenizer import find_pre_tokenizer
 MODEL, PRE, TOKENS, TYPES, SCORES, MERGES = (
     f"tokenizer.ggml.{name}" for name in ("model", "pre", "tokens", "token_type", "scores", "merges")
 )
-NAME = "general.name"
 _SPECIAL = ("bos", "eos", "unknown", "padding")
 
 

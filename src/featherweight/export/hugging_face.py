@@ -3,10 +3,10 @@
 Tensors in integer formats become compressed-tensors' "pack-quantized" parts, everything else is stored in one
 floating-point type. One group of the quantization config a format, with the exact names of its modules as targets.
 
-What stock transformers 5.23 with compressed-tensors 0.20 loads decides what is allowed. If all rounded tensors share one
-format: any integer format, a rounded embedding too (`dequantize` in the config makes it expand weights on loading). If
-formats are mixed: symmetric ones only, a plain embedding, bfloat16 for the rest. vLLM fuses query/key/value and gate/up: it wants one
-format for the members of each, and a plain embedding.
+What stock transformers 5.23 with compressed-tensors 0.20 loads decides what is allowed. If all rounded tensors share
+one format: any integer format, and a rounded embedding too (`dequantize` in the config makes it expand weights on
+loading). If formats are mixed: symmetric ones only, a plain embedding, bfloat16 for the rest. vLLM, not tried here,
+fuses query/key/value and gate/up and wants one format for the members of each, and a plain embedding.
 """
 
 from __future__ import annotations
