@@ -39,3 +39,11 @@ class Float(Format):
 
     def dequantize(self, packed: Packed) -> torch.Tensor:
         return packed.parts["values"].float()
+
+    def take_rows(self, packed: Packed, rows: torch.Tensor) -> Packed:
+        values = packed.parts["values"][rows]
+        return Packed(self.name, (values.shape[0], values.shape[1]), {"values": values})
+
+    def take_groups(self, packed: Packed, groups: torch.Tensor) -> Packed:
+        values = packed.parts["values"][:, groups]
+        return Packed(self.name, (values.shape[0], values.shape[1]), {"values": values})

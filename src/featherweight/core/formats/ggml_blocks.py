@@ -69,3 +69,11 @@ class GgmlBlocks(Format):
     def dequantize(self, packed: Packed) -> torch.Tensor:
         kind = gguf.GGMLQuantizationType[self.name]
         return torch.from_numpy(gguf.quants.dequantize(packed.parts["blocks"].numpy(), kind))
+
+    def take_rows(self, packed: Packed, rows: torch.Tensor) -> Packed:
+        return self.from_blocks(packed.parts["blocks"][rows], packed.shape[1])
+
+    def take_groups(self, packed: Packed, groups: torch.Tensor) -> Packed:
+        rows = packed.shape[0]
+        blocks = packed.parts["blocks"].reshape(rows, -1, _BLOCK_BYTES[self.name])[:, groups]
+        return self.from_blocks(blocks.reshape(rows, -1), groups.numel() * self.group)
