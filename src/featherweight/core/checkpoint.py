@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.errors import CheckpointError, OutputError
-from featherweight.core.formats import Packed, get
+from featherweight.core.formats import FLOATS, Packed, get
 from featherweight.core.lazy import torch
 
 Stored = Any  # torch.Tensor | Packed; torch is not imported here
@@ -65,7 +65,9 @@ class Entry:
 
 
 def entry_of(stored: Stored) -> Entry:
-    """An entry for a tensor in memory."""
+    """An entry for a tensor in memory; one rounded to a floating-point format is an ordinary tensor."""
+    if isinstance(stored, Packed) and stored.format in FLOATS:
+        stored = stored.parts["values"]
     if isinstance(stored, Packed):
         return Entry(stored.format, stored.shape, stored.nbytes, lambda: stored)
     return Entry(dtype_name(stored.dtype), tuple(stored.shape), stored.numel() * stored.element_size(), lambda: stored)

@@ -120,6 +120,10 @@ class Format(ABC):
         """The grid on which `packed` lies."""
 
     @abstractmethod
+    def codes(self, packed: Packed) -> torch.Tensor:
+        """The codes, int16 [rows, columns]."""
+
+    @abstractmethod
     def recode(self, packed: Packed, codes: torch.Tensor) -> Packed:
         """`packed` with the same scales and other codes, int16 [rows, columns]."""
 

@@ -34,6 +34,9 @@ class Float(Format):
     def grid(self, packed: Packed) -> Grid:
         raise FormatError(self.name, "floating point has no integer codes", "ask for a quantized format")
 
+    def codes(self, packed: Packed) -> torch.Tensor:
+        raise FormatError(self.name, "floating point has no integer codes", "ask for a quantized format")
+
     def recode(self, packed: Packed, codes: torch.Tensor) -> Packed:
         raise FormatError(self.name, "floating point has no integer codes", "ask for a quantized format")
 

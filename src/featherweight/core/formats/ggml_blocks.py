@@ -57,7 +57,6 @@ class GgmlBlocks(Format):
         )
 
     def codes(self, packed: Packed) -> torch.Tensor:
-        """The codes, int16 [rows, columns]."""
         codes = self.layout.codes(self._blocks(packed)).astype(np.int16)
         return torch.from_numpy(codes.reshape(packed.shape))
 

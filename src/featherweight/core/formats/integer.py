@@ -117,7 +117,6 @@ class PackedInteger(Format):
         return unpack_from_int32(packed.parts["weight_zero_point"], self.bits, shape, packed_dim=0).float()
 
     def codes(self, packed: Packed) -> torch.Tensor:
-        """The codes, int16 [rows, columns]."""
         from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
         words = packed.parts["weight_packed"]
