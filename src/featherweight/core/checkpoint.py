@@ -27,6 +27,11 @@ from featherweight.core.shards import DTYPE_BYTES, INDEX, SINGLE, write_shards
 Stored = Any  # torch.Tensor | Packed; torch is not imported here
 
 PARTS = "featherweight.json"
+_TORCH = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+    "BOOL": "bool",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,7 @@ def entry_of(stored: Stored) -> Entry:
 
 def dtype_name(dtype: torch.dtype) -> str:
     """safetensors' name of a torch dtype."""
-    names = {
-        torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-        torch.bool: "BOOL",
-    }  # fmt: skip
-    return names[dtype]
+    return {name: each for each, name in _TORCH.items()}[str(dtype).removeprefix("torch.")]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -127,8 +127,8 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / SINGLE] if (folder / SINGLE).is_file() else []
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, checked against the file's length."""
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, checked against the file's length, and where its tensors start."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -143,22 +143,32 @@ def _header(path: Path) -> dict[str, Any]:
         ) from None
     if 8 + length + end != size:
         raise CheckpointError(str(path), f"is truncated: {size} bytes of {8 + length + end}", "download the file again")
-    return header
+    return header, 8 + length
 
 
 def _file_entries(path: Path) -> dict[str, Entry]:
-    from safetensors import safe_open
-
-    header = _header(path)
-    opened: Callable[[], Any] = functools.cache(lambda: safe_open(path, framework="pt"))
+    header, start = _header(path)
     entries = {}
     for name, facts in header.items():
         if name == "__metadata__":
             continue
         first, last = facts["data_offsets"]
-        load = functools.partial(lambda key: opened().get_tensor(key), name)
-        entries[name] = Entry(facts["dtype"], tuple(facts["shape"]), last - first, load)
+        shape = tuple(facts["shape"])
+        load = functools.partial(_read_tensor, path, start + first, facts["dtype"], shape)
+        entries[name] = Entry(facts["dtype"], shape, last - first, load)
     return entries
+
+
+def _read_tensor(path: Path, offset: int, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Reads one tensor. Mapping the file instead would leave every page once read in the process's resident memory."""
+    if dtype not in _TORCH:
+        raise CheckpointError(str(path), f"holds tensors of the type {dtype}", "convert them to BF16 or F32")
+    tensor = torch.empty(shape, dtype=getattr(torch, _TORCH[dtype]))
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != tensor.nbytes:
+            raise CheckpointError(str(path), "has become shorter since it was opened", "download the file again")
+    return tensor
 
 
 def _join_parts(raw: dict[str, Entry], packed: Mapping[str, Any]) -> dict[str, Entry]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from featherweight.core.architecture import EMBEDDING, HEAD, block_index, block_part
 from featherweight.core.lazy import torch
+from featherweight.core.memory import give_back_memory
 from featherweight.core.model import Model
 
 
@@ -80,7 +81,13 @@ def _load_outside(module: Any, model: Model, device: str) -> dict[int, list[str]
             state[name] = model.tensor(name).to(device)
     module.load_state_dict(state, strict=False, assign=True)
     module.model.rotary_emb.to(device)
+    # Looked up once and never again: often the largest tensor of all.
+    module.model.embed_tokens.register_forward_hook(_release)
     return by_block
+
+
+def _release(module: torch.nn.Module, inputs: Any, outputs: Any) -> None:
+    module.to("meta")
 
 
 def _prepare(
@@ -98,12 +105,14 @@ def _prepare(
     def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         block.load_state_dict({block_part(name): model.tensor(name).to(device) for name in names}, assign=True)
         visitor.enter(index, block)
+        count, inputs = hidden.shape[0], (hidden, *args)
         if visitor.twice:
-            _in_rows(original, block, hidden, rows, args, kwargs, keep=False)
+            in_rows(original, count, rows, inputs, kwargs, keep=False)
             visitor.between(index, block)
-        outputs = _in_rows(original, block, hidden, rows, args, kwargs)
+        outputs = in_rows(original, count, rows, inputs, kwargs)
         visitor.leave(index, block, hidden, outputs)
         block.to("meta")
+        give_back_memory()
         if advance:
             advance()
         return outputs
@@ -111,32 +120,46 @@ def _prepare(
     block.forward = forward
 
 
-def _in_rows(
-    run: Callable[..., Any],
-    block: Any,
-    hidden: torch.Tensor,
-    rows: int | None,
-    args: Any,
-    kwargs: Any,
-    keep: bool = True,
-) -> torch.Tensor:
-    """Runs a block on a few rows at a time, slicing every argument that has one entry a row."""
-    count = hidden.shape[0]
+def in_rows(
+    run: Callable[..., Any], count: int, rows: int | None, args: Any, kwargs: dict[str, Any], keep: bool = True
+) -> Any:
+    """Calls a module on a few rows at a time, slicing every argument that has one entry a row.
+
+    Args:
+        run: the module's forward.
+        count: number of rows.
+        rows: rows at a time; None = all of them.
+        args, kwargs: arguments for all rows.
+        keep: whether the results are wanted: tensors, or tuples of tensors.
+    """
     if rows is None or rows >= count:
-        return run(hidden, *args, **kwargs)
-
-    def part(value: Any, first: int, last: int) -> Any:
-        if isinstance(value, tuple):
-            return tuple(part(each, first, last) for each in value)
-        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == count:
-            return value[first:last]
-        return value
-
-    pieces = []
+        return run(*args, **kwargs)
+    joined = None
     for first in range(0, count, rows):
         last = min(first + rows, count)
-        some = {key: part(value, first, last) for key, value in kwargs.items()}
-        output = run(hidden[first:last], *part(args, first, last), **some)
+        some = {key: _part(value, count, first, last) for key, value in kwargs.items()}
+        output = run(*_part(tuple(args), count, first, last), **some)
         if keep:
-            pieces.append(output)
-    return torch.cat(pieces) if keep else hidden
+            joined = _joined(joined, output, count, first, last)
+    return joined
+
+
+def _part(value: Any, count: int, first: int, last: int) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_part(each, count, first, last) for each in value)
+    if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == count:
+        return value[first:last]
+    return value
+
+
+def _joined(joined: Any, output: Any, count: int, first: int, last: int) -> Any:
+    """The results of some rows written among those of all, so that no row is ever in memory twice."""
+    if isinstance(output, tuple):
+        before = joined or (None,) * len(output)
+        return tuple(_joined(*pair, count, first, last) for pair in zip(before, output, strict=True))
+    if not isinstance(output, torch.Tensor):
+        return output
+    if joined is None:
+        joined = output.new_empty(count, *output.shape[1:])
+    joined[first:last] = output
+    return joined

@@ -35,14 +35,14 @@ class Grid:
 
     def nearest(self, weight: torch.Tensor) -> torch.Tensor:
         """Codes [rows, columns] (int16) of the grid values nearest to `weight` [rows, columns]."""
-        scale = self.scale.repeat_interleave(self.group, 1)
-        minimum = self.minimum.repeat_interleave(self.group, 1)
-        inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
-        target = (weight - minimum) * inverse
+        rows, columns = weight.shape
+        inverse = torch.where(self.scale == 0, torch.zeros_like(self.scale), 1 / self.scale)
+        blocks = weight.reshape(rows, -1, self.group)
+        target = (blocks - self.minimum[..., None]).mul_(inverse[..., None]).reshape(rows, columns)
         if self.levels is None:
-            return target.round().clamp(self.low, self.high).to(torch.int16)
+            return target.round_().clamp_(self.low, self.high).to(torch.int16)
         middle = (self.levels[1:] + self.levels[:-1]) / 2
-        return torch.bucketize(target.contiguous(), middle).to(torch.int16)
+        return torch.bucketize(target, middle).to(torch.int16)
 
 
 @dataclass(frozen=True)

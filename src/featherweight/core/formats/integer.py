@@ -19,6 +19,7 @@ NAME = re.compile(r"int([2-8])-(?:g(\d+)|channel)(-asym)?")
 # Shrinking the range below the extremes trades clipping a few weights for finer steps on all others.
 _SHRINK_STEPS = 16
 _SHRINK_TO = 0.6
+_CACHED = 1 << 16  # weights
 
 
 class PackedInteger(Format):
@@ -67,11 +68,18 @@ class PackedInteger(Format):
     def fit(self, weight: torch.Tensor, importance: torch.Tensor | None = None) -> Packed:
         rows, columns = weight.shape
         groups = self._groups(columns)
-        blocks = weight.float().reshape(rows, groups, -1)
         weights = None if importance is None else importance.float().reshape(1, groups, -1)
-        scale, zero = self._search(blocks, weights)
-        codes = self._codes(blocks, scale, zero)
+        # Rows are independent; a few at a time, every intermediate stays in the processor's cache.
+        parts = weight.split(max(1, _CACHED // columns))
+        fitted = [self._fit_rows(part.float().reshape(len(part), groups, -1), weights) for part in parts]
+        codes, scale, zero = (torch.cat(each) for each in zip(*fitted, strict=True))
         return self._pack(codes.reshape(rows, columns), scale, zero)
+
+    def _fit_rows(
+        self, blocks: torch.Tensor, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        scale, zero = self._search(blocks, weights)
+        return self._codes(blocks, scale, zero).to(torch.int8), scale, zero
 
     def _search(self, blocks: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale (bf16 values) and zero point [rows, groups] of least squared error among shrunken ranges."""

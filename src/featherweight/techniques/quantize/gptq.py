@@ -6,18 +6,20 @@ the outputs of those already rounded. Peak memory is one block plus its activati
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
-from featherweight.core.architecture import EMBEDDING, HEAD, Reads
+from featherweight.core.architecture import EMBEDDING, HEAD, Architecture, Reads
 from featherweight.core.formats import FLOATS, get
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.moments import second_moment
 from featherweight.core.quantizer import KEEP, Quantizer
 from featherweight.core.rounding import Feedback, round_with_feedback
 from featherweight.core.run import Rewrite, Run
-from featherweight.core.stream import Visitor, stream
+from featherweight.core.shared_inputs import SharedInputs, rows_at_once
+from featherweight.core.stream import stream
 from featherweight.core.technique import Need, Paper, technique
 
 
@@ -33,12 +35,9 @@ class Gptq(Quantizer):
     damping: float = Field(0.01, gt=0, description="share of the Hessian's mean diagonal that is added to it")
     act_order: bool = Field(True, description="round the columns with the largest inputs first; groups stay in place")
     block: int = Field(64, ge=1, description="columns between two large updates; changes speed, not the result")
-    sequential: Literal["group", "block"] = Field(
-        "group",
-        description="'group': each linear sees its predecessors rounded, all rows at once; "
-        "'block': a block's linears see the unrounded block, `rows` rows at a time, in less memory",
+    rows: int | None = Field(
+        None, ge=1, description="rows of tokens at a time, to save memory; none = as many as 64 MB of activations allow"
     )
-    rows: int = Field(8, ge=1, description="rows of tokens at a time when sequential is 'block'")
 
     def apply(self, model: Model, run: Run) -> Model:
         tokens = run.tokens(self.name)
@@ -46,11 +45,12 @@ class Gptq(Quantizer):
         result = Rewrite(model, run)
         if not targets:
             return result.finish(planned={})
-        visitor = _Rounding(model, targets, result, self)
-        rows = self.rows if self.sequential == "block" else None
+        rounding = _Rounding(model.architecture, targets, result, self.feedback())
+        rows = self.rows or rows_at_once(model.architecture, *tokens.ids.shape)
+        visitor = SharedInputs(rounding.groups, rounding.round, rows)
         with run.progress.track("rounding with error feedback", model.architecture.blocks) as advance:
-            hidden = stream(model, tokens.ids, visitor, rows, run.device, advance)
-        self._round_ends(model, targets, hidden.flatten(0, 1), result)
+            hidden = stream(model, tokens.ids, visitor, device=run.device, advance=advance)
+        self._round_ends(model, targets, hidden, result)
         return result.finish(planned={})
 
     def _round_ends(self, model: Model, targets: dict[str, str], hidden: torch.Tensor, result: Rewrite) -> None:
@@ -73,58 +73,27 @@ class Gptq(Quantizer):
         return cls(format=KEEP)
 
 
-def second_moment(inputs: torch.Tensor) -> torch.Tensor:
-    """Mean of x x^T over the rows of [tokens, columns]."""
-    return (inputs.T @ inputs / inputs.shape[0]).cpu()
+class _Rounding:
+    """Rounds the linears of a block, group by group."""
 
+    def __init__(
+        self, architecture: Architecture, targets: dict[str, str], result: Rewrite, feedback: Feedback
+    ) -> None:
+        self.architecture, self.targets, self.result, self.feedback = architecture, targets, result, feedback
 
-class _Rounding(Visitor):
-    """Rounds the linears of each block as their inputs arrive, or between two runs of the block."""
+    def groups(self, index: int) -> list[Reads]:
+        """The groups of a block with something to round."""
+        linear = self.architecture.linear
+        return [
+            read for read in self.architecture.reads if any(linear(index, each) in self.targets for each in read.linears)
+        ]
 
-    def __init__(self, model: Model, targets: dict[str, str], result: Rewrite, settings: Gptq) -> None:
-        self.architecture, self.targets, self.result = model.architecture, targets, result
-        self.settings = settings
-        self.twice = settings.sequential == "block"
-        self.sums: dict[Reads, tuple[torch.Tensor, int]] = {}
-        self.hooks: list[Any] = []
-
-    def enter(self, index: int, block: torch.nn.Module) -> None:
-        self.sums.clear()
-        for read in self.architecture.reads:
-            if any(self.architecture.linear(index, module) in self.targets for module in read.linears):
-                first = block.get_submodule(read.linears[0])
-                self.hooks.append(first.register_forward_pre_hook(self._hook(index, block, read)))
-
-    def _hook(self, index: int, block: torch.nn.Module, read: Reads) -> Any:
-        def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            flat = inputs[0].flatten(0, 1)
-            if self.twice:
-                total, count = self.sums.get(read, (0, 0))
-                self.sums[read] = (total + second_moment(flat) * flat.shape[0], count + flat.shape[0])
-            else:
-                self._round(index, block, read, second_moment(flat))
-
-        return hook
-
-    def between(self, index: int, block: torch.nn.Module) -> None:
-        for read, (total, count) in self.sums.items():
-            self._round(index, block, read, total / count)
-        self._unhook()
-
-    def leave(self, index: int, block: torch.nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        self._unhook()
-
-    def _unhook(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-        self.hooks.clear()
-
-    def _round(self, index: int, block: torch.nn.Module, read: Reads, hessian: torch.Tensor) -> None:
+    def round(self, index: int, block: torch.nn.Module, read: Reads, hessian: torch.Tensor) -> None:
         names = {self.architecture.linear(index, module): module for module in read.linears}
         wanted = {name: module for name, module in names.items() if name in self.targets}
         gridded = {name: module for name, module in wanted.items() if self.targets[name] not in FLOATS}
         weights = {name: _weight(block, module) for name, module in gridded.items()}
-        packed = round_with_feedback(weights, self.targets, hessian, self.settings.feedback()) if weights else {}
+        packed = round_with_feedback(weights, self.targets, hessian, self.feedback) if weights else {}
         for name, module in wanted.items():
             stored = packed.get(name) or get(self.targets[name]).fit(_weight(block, module))
             self.result[name] = stored
