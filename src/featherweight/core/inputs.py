@@ -1,68 +1,153 @@
 """Walks a model and shows, for the linears that share an input, the second moment of that input before they compute.
 
-Whoever is shown it may replace the weights, and what comes after sees the new ones. Pruners decide by it. With `twice`
-off, all rows go through a block at once and each group of linears sees its predecessors as they have become; with
-`twice` on, rows may be split (less memory), and a block's linears are shown what the unchanged block computes.
+Whoever is shown it may replace the weights; what comes after sees the new ones. Pruners and GPTQ decide by it. Where
+rows of tokens are many, the module that holds a group (attention, feed-forward) takes them part by part: up to the
+group, to look, and once more when all its groups are decided, to compute. Memory then holds the hidden states and the
+activations of a few rows, and the result is that of all rows at once. With `twice`, a block's linears are shown what
+the unchanged block computes instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from featherweight.core.architecture import Reads
 from featherweight.core.lazy import torch
-from featherweight.core.stream import Visitor
+from featherweight.core.memory import give_back_memory
+from featherweight.core.moments import Moment
+from featherweight.core.stream import Visitor, in_rows
 
-Act = Callable[[int, torch.nn.Module, Reads, torch.Tensor], None]
+Act = Callable[[int, "torch.nn.Module", Reads, "torch.Tensor"], None]
 """Takes a block's index and module, a group of linears, and the moment of their input, float32 on the CPU."""
+
+Wanted = Callable[[int, Reads], bool]
+See = Callable[["torch.Tensor"], object]
+Forward = Callable[..., Any]
+
+# All rows at once need no second run of anything: done while the activations of a module are no more than this.
+_AT_ONCE_BYTES = 128 * 10**6
+_PART_BYTES = 16 * 10**6
 
 
 class InputMoments(Visitor):
     """Calls `act` for every group of linears of every block.
 
     Args:
-        reads: the groups of linears to look at.
+        reads: the groups of linears to look at, in the order of computation.
         act: called once a block and group, with mean(x x^T) [columns, columns], or its diagonal [columns].
         diagonal: whether the diagonal is all that is wanted.
-        twice: run each block twice; needed when rows are split.
+        twice: show all groups of a block what the unchanged block computes, and let it compute again afterwards.
+        rows: rows of tokens that go through a module together; None = as many as need little memory. With `twice`,
+            give them to `stream`.
+        wanted: says whether a group of a block is to be looked at; None = every one.
     """
 
-    def __init__(self, reads: Sequence[Reads], act: Act, diagonal: bool = False, twice: bool = False) -> None:
-        self.reads, self.act, self.diagonal, self.twice = reads, act, diagonal, twice
-        self._sums: dict[Reads, tuple[torch.Tensor, int]] = {}
-        self._hooks: list[Any] = []
+    def __init__(
+        self,
+        reads: Sequence[Reads],
+        act: Act,
+        diagonal: bool = False,
+        twice: bool = False,
+        rows: int | None = None,
+        wanted: Wanted | None = None,
+    ) -> None:
+        self.reads, self.act, self.diagonal = reads, act, diagonal
+        self.twice, self.rows, self.wanted = twice, rows, wanted
+        self._unchanged: list[tuple[Reads, Moment, ExitStack]] = []
 
     def enter(self, index: int, block: torch.nn.Module) -> None:
-        self._sums.clear()
-        for read in self.reads:
-            first = block.get_submodule(read.linears[0])
-            self._hooks.append(first.register_forward_pre_hook(self._hook(index, block, read)))
+        reads = [read for read in self.reads if self.wanted is None or self.wanted(index, read)]
+        if self.twice:
+            self._unchanged = [self._watched(block, read) for read in reads]
+            return
+        for name, holder in block.named_children():
+            held = [read for read in reads if read.linears[0].partition(".")[0] == name]
+            self._take_over(index, block, holder, held)
 
-    def _hook(self, index: int, block: torch.nn.Module, read: Reads) -> Any:
-        def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            flat = inputs[0].flatten(0, 1)
-            total = flat.square().sum(0) if self.diagonal else flat.T @ flat
-            if self.twice:
-                before, count = self._sums.get(read, (0, 0))
-                self._sums[read] = (before + total, count + flat.shape[0])
-            else:
-                self.act(index, block, read, (total / flat.shape[0]).cpu())
-
-        return hook
+    def _watched(self, block: torch.nn.Module, read: Reads) -> tuple[Reads, Moment, ExitStack]:
+        moment, stack = Moment(self.diagonal), ExitStack()
+        stack.enter_context(_listening(block, read, moment.add))
+        return read, moment, stack
 
     def between(self, index: int, block: torch.nn.Module) -> None:
-        for read, (total, count) in self._sums.items():
-            self.act(index, block, read, (total / count).cpu())
-        self._unhook()
+        for read, moment, stack in self._unchanged:
+            stack.close()
+            self.act(index, block, read, moment.mean())
 
-    def leave(self, index: int, block: torch.nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        self._unhook()
+    def _take_over(self, index: int, block: torch.nn.Module, holder: torch.nn.Module, reads: Sequence[Reads]) -> None:
+        """Replaces the forward pass of a module of the block, for as long as the block has weights."""
+        run: Forward = holder.forward
 
-    def _unhook(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            first = next(each for each in (*args, *kwargs.values()) if isinstance(each, torch.Tensor))
+            count, rows = first.shape[0], self.rows or _rows_at_once(holder, first)
+            if rows >= count:
+                return self._at_once(index, block, reads, run, args, kwargs)
+            for read in reads:
+                moment = self._moment(block, read, run, (count, rows), args, kwargs)
+                give_back_memory()
+                self.act(index, block, read, moment)
+                give_back_memory()
+            return in_rows(run, count, rows, args, kwargs)
+
+        holder.forward = forward  # type: ignore[method-assign]
+
+    def _at_once(
+        self, index: int, block: torch.nn.Module, reads: Sequence[Reads], run: Forward, args: Any, kwargs: Any
+    ) -> Any:
+        def see(read: Reads) -> See:
+            return lambda inputs: self.act(index, block, read, Moment(self.diagonal).add(inputs).mean())
+
+        with ExitStack() as stack:
+            for read in reads:
+                stack.enter_context(_listening(block, read, see(read)))
+            return run(*args, **kwargs)
+
+    def _moment(
+        self, block: torch.nn.Module, read: Reads, run: Forward, rows: tuple[int, int], args: Any, kwargs: Any
+    ) -> torch.Tensor:
+        """Runs the holder up to the group, for all rows."""
+        moment = Moment(self.diagonal)
+
+        def see(inputs: torch.Tensor) -> None:
+            moment.add(inputs)
+            raise _Reached
+
+        def run_up_to_it(*some: Any, **named: Any) -> None:
+            with suppress(_Reached):
+                run(*some, **named)
+
+        with _listening(block, read, see):
+            in_rows(run_up_to_it, *rows, args, kwargs)
+        return moment.mean()
+
+
+class _Reached(Exception):
+    """A group's input has been seen; nothing after it needs to be computed."""
+
+
+@contextmanager
+def _listening(block: torch.nn.Module, read: Reads, see: See) -> Iterator[None]:
+    """Shows the input of a group whenever it is about to be computed."""
+
+    def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        see(inputs[0])
+
+    handle = block.get_submodule(read.linears[0]).register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _rows_at_once(holder: torch.nn.Module, inputs: torch.Tensor) -> int:
+    """How many of the rows of [rows, tokens, columns] go through a module together."""
+    count, tokens, columns = inputs.shape
+    outputs = sum(each.weight.shape[0] for each in holder.modules() if isinstance(each, torch.nn.Linear))
+    each = 4 * tokens * (3 * columns + 2 * outputs)
+    return count if count * each <= _AT_ONCE_BYTES else max(1, _PART_BYTES // each)
 
 
 def weight_of(block: torch.nn.Module, module: str) -> torch.Tensor:

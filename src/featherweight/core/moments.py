@@ -11,43 +11,48 @@ from featherweight.core.lazy import torch
 _BLOCK = 192
 
 
-class SecondMoment:
-    """Adds up x x^T over tokens.
+class Moment:
+    """Mean of x x^T, or of its diagonal, over tokens that arrive part by part.
 
-    Attributes:
-        count: tokens seen so far.
+    Args:
+        diagonal: whether the diagonal is all that is wanted.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, diagonal: bool = False) -> None:
+        self.diagonal = diagonal
+        self._count = 0
         self._sum: torch.Tensor | None = None
 
-    def add(self, inputs: torch.Tensor) -> None:
+    def add(self, inputs: torch.Tensor) -> Moment:
         """Takes in some tokens, [..., columns] in float32."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         columns = flat.shape[1]
         if self._sum is None:
-            self._sum = flat.new_zeros(columns, columns)
-        self.count += flat.shape[0]
-        for first in range(0, columns, _BLOCK):
-            last = min(first + _BLOCK, columns)
+            self._sum = flat.new_zeros((columns,) if self.diagonal else (columns, columns))
+        self._count += flat.shape[0]
+        if self.diagonal:
+            self._sum += flat.square().sum(0)
+            return self
+        for first, last in _blocks(columns):
             self._sum[first:last, :last].addmm_(flat[:, first:last].T, flat[:, :last])
+        return self
 
     def mean(self) -> torch.Tensor:
-        """Mean of x x^T over all tokens so far, float32 [columns, columns] on the CPU; ends the adding up."""
+        """The mean over all tokens so far, float32 [columns, columns] or [columns] on the CPU; ends the adding up."""
         assert self._sum is not None, "no inputs were added"
         total, self._sum = self._sum, None
-        columns = total.shape[0]
-        for first in range(0, columns, _BLOCK):
-            last = min(first + _BLOCK, columns)
-            corner = total[first:last, first:last]
-            corner.copy_(corner.tril() + corner.tril(-1).T)  # exactly symmetric, whatever the product rounded
-            total[:first, first:last] = total[first:last, :first].T
-        return total.div_(self.count).cpu()
+        if not self.diagonal:
+            _mirror(total)
+        return total.div_(self._count).cpu()
 
 
-def second_moment(inputs: torch.Tensor) -> torch.Tensor:
-    """Mean of x x^T over all tokens of [..., columns]."""
-    moment = SecondMoment()
-    moment.add(inputs)
-    return moment.mean()
+def _blocks(columns: int) -> list[tuple[int, int]]:
+    return [(first, min(first + _BLOCK, columns)) for first in range(0, columns, _BLOCK)]
+
+
+def _mirror(matrix: torch.Tensor) -> None:
+    """Copies the lower triangle to the upper one, in place: exactly symmetric, whatever the products rounded."""
+    for first, last in _blocks(matrix.shape[0]):
+        corner = matrix[first:last, first:last]
+        corner.copy_(corner.tril() + corner.tril(-1).T)
+        matrix[:first, first:last] = matrix[first:last, :first].T

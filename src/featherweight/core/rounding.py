@@ -49,22 +49,25 @@ def round_with_feedback(
     fitted = {name: get(formats[name]).fit(weight, importance) for name, weight in weights.items()}
     grids = {name: get(packed.format).grid(packed) for name, packed in fitted.items()}
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if feedback.act_order else None
-    stacked = torch.cat(list(weights.values())).T
-    columns = (stacked if order is None else stacked[order]).contiguous()
-    ordered = hessian if order is None else hessian[order][:, order]
-    decide = _Rounder(grids, order, columns if _is_sparse(stacked) else None)
-    sweep(columns, inverse_factor(ordered, feedback.damping), decide, feedback.block)
-    rounded = columns if order is None else torch.empty_like(columns).index_copy_(0, order, columns)
+    columns = torch.cat(list(weights.values())).T.contiguous()
+    if order is not None:
+        columns, hessian = columns[order], hessian[order][:, order]
+    factor = inverse_factor(hessian, feedback.damping)
+    decide = _Rounder(grids, order, columns if _is_sparse(columns) else None)
+    sweep(columns, factor, decide, feedback.block)
+    del factor
+    if order is not None:
+        columns = columns[torch.argsort(order)]
     result, row = {}, 0
     for name, packed in fitted.items():
-        values = rounded[:, row : row + packed.shape[0]].T
+        values = columns[:, row : row + packed.shape[0]].T
         result[name] = get(packed.format).recode(packed, grids[name].nearest(values))
         row += packed.shape[0]
     return result
 
 
 def _is_sparse(weight: torch.Tensor) -> bool:
-    return bool((weight == 0).float().mean() > 0.05)
+    return weight.numel() - int(torch.count_nonzero(weight)) > 0.05 * weight.numel()
 
 
 class _Rounder:

@@ -25,31 +25,41 @@ def inverse_factor(hessian: torch.Tensor, damping: float = 0.01) -> torch.Tensor
 
     Columns that never saw an input get a unit diagonal, so that they are rounded without feedback.
     """
-    # With rows and columns reversed, Cholesky gives H = R R^T with R upper triangular: U is its inverse.
-    damped = hessian.flip(0, 1)
-    diagonal = damped.diagonal()
-    diagonal[diagonal == 0] = 1.0
-    strength, added = damping * diagonal.mean(), 0.0
+    diagonal = hessian.diagonal()
+    strength = damping * torch.where(diagonal == 0, 1.0, diagonal).mean()
     for _ in range(12):
-        diagonal.add_(strength - added)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not bool(failed):
-            return _lower_inverse(lower).flip(0, 1)
-        added, strength = strength, strength * 10  # a nearly singular Hessian needs more damping, never an error
+        factor = _inverse_factor(hessian, strength)
+        if factor is not None:
+            return factor
+        strength = strength * 10  # a nearly singular Hessian needs more damping, never an error
     raise ArithmeticError("the Hessian is not positive definite at any damping")
 
 
-def _lower_inverse(lower: torch.Tensor) -> torch.Tensor:
-    """Inverse of a lower triangular matrix, half by half: a third of the work of solving for the identity."""
+def _inverse_factor(hessian: torch.Tensor, added: torch.Tensor) -> torch.Tensor | None:
+    # With rows and columns reversed, Cholesky gives H = R R^T with R upper triangular: U is its inverse.
+    work = hessian.flip(0, 1)
+    diagonal = work.diagonal()
+    diagonal[diagonal == 0] = 1.0
+    diagonal += added
+    failed = torch.empty((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(work, out=(work, failed))
+    if bool(failed):
+        return None
+    _invert_lower(work)
+    return work.flip(0, 1)
+
+
+def _invert_lower(lower: torch.Tensor) -> None:
+    """Inverts a lower triangular matrix in place, half by half: a third of the work of solving for the identity."""
     size = lower.shape[0]
     if size <= _SOLVED_AT_ONCE:
-        return torch.linalg.solve_triangular(lower, torch.eye(size, dtype=lower.dtype), upper=False)
+        lower.copy_(torch.linalg.solve_triangular(lower, torch.eye(size, dtype=lower.dtype), upper=False))
+        return
     half = size // 2
-    result = torch.zeros_like(lower)
-    first = result[:half, :half] = _lower_inverse(lower[:half, :half])
-    second = result[half:, half:] = _lower_inverse(lower[half:, half:])
-    torch.mm(second @ lower[half:, :half], first.neg(), out=result[half:, :half])
-    return result
+    first, corner, second = lower[:half, :half], lower[half:, :half], lower[half:, half:]
+    _invert_lower(first)
+    _invert_lower(second)
+    torch.mm(second @ corner, first.neg(), out=corner)
 
 
 def sweep(

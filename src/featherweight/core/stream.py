@@ -130,7 +130,10 @@ def in_rows(
         count: number of rows.
         rows: rows at a time; None = all of them.
         args, kwargs: arguments for all rows.
-        keep: whether the results are wanted: tensors, or tuples of tensors.
+        keep: whether the results are wanted.
+
+    Returns:
+        What all rows together would give: a tensor, a tuple of tensors, or None.
     """
     if rows is None or rows >= count:
         return run(*args, **kwargs)

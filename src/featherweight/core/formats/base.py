@@ -38,7 +38,7 @@ class Grid:
         rows, columns = weight.shape
         inverse = torch.where(self.scale == 0, torch.zeros_like(self.scale), 1 / self.scale)
         blocks = weight.reshape(rows, -1, self.group)
-        target = (blocks - self.minimum[..., None]).mul_(inverse[..., None]).reshape(rows, columns)
+        target = torch.sub(blocks, self.minimum[..., None]).mul_(inverse[..., None]).reshape(rows, columns)
         if self.levels is None:
             return target.round_().clamp_(self.low, self.high).to(torch.int16)
         middle = (self.levels[1:] + self.levels[:-1]) / 2

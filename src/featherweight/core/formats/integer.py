@@ -19,7 +19,12 @@ NAME = re.compile(r"int([2-8])-(?:g(\d+)|channel)(-asym)?")
 # Shrinking the range below the extremes trades clipping a few weights for finer steps on all others.
 _SHRINK_STEPS = 16
 _SHRINK_TO = 0.6
-_CACHED = 1 << 16  # weights
+_AT_ONCE = 1 << 18  # weights whose intermediate values are in memory together
+
+
+def _few_rows(tensor: torch.Tensor, columns: int) -> tuple[torch.Tensor, ...]:
+    """A tensor cut along its rows, so that what is computed of a part of `columns` columns stays small."""
+    return tensor.split(max(1, _AT_ONCE // columns))
 
 
 class PackedInteger(Format):
@@ -69,9 +74,7 @@ class PackedInteger(Format):
         rows, columns = weight.shape
         groups = self._groups(columns)
         weights = None if importance is None else importance.float().reshape(1, groups, -1)
-        # Rows are independent; a few at a time, every intermediate stays in the processor's cache.
-        parts = weight.split(max(1, _CACHED // columns))
-        fitted = [self._fit_rows(part.float().reshape(len(part), groups, -1), weights) for part in parts]
+        fitted = [self._fit_rows(part.float().reshape(len(part), groups, -1), weights) for part in _few_rows(weight, columns)]
         codes, scale, zero = (torch.cat(each) for each in zip(*fitted, strict=True))
         return self._pack(codes.reshape(rows, columns), scale, zero)
 
@@ -86,11 +89,14 @@ class PackedInteger(Format):
         low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
         best = torch.full_like(low, torch.inf)
         scale, zero = torch.ones_like(low), torch.zeros_like(low)
+        work = torch.empty_like(blocks)
         for step in range(_SHRINK_STEPS):
             shrink = 1 - (1 - _SHRINK_TO) * step / _SHRINK_STEPS
             new_scale, new_zero = self._range(low * shrink, high * shrink)
-            codes = self._codes(blocks, new_scale, new_zero)
-            error = (codes - new_zero[..., None]).mul_(new_scale[..., None]).sub_(blocks).square_()
+            error = self._codes(blocks, new_scale, new_zero, work)
+            if not self.symmetric:
+                error.sub_(new_zero[..., None])
+            error.mul_(new_scale[..., None]).sub_(blocks).square_()
             total = (error if weights is None else error.mul_(weights)).sum(-1)
             better = total < best
             best = torch.where(better, total, best)
@@ -110,21 +116,31 @@ class PackedInteger(Format):
             return scale, torch.zeros_like(scale)
         return scale, (-half - low / scale).round().clamp(-half, half - 1)
 
-    def _codes(self, blocks: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    def _codes(
+        self, blocks: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         half = 1 << (self.bits - 1)
-        return (blocks / scale[..., None] + zero[..., None]).round_().clamp_(-half, half - 1)
+        codes = torch.div(blocks, scale[..., None], out=out)
+        if not self.symmetric:
+            codes += zero[..., None]
+        return codes.round_().clamp_(-half, half - 1)
 
     def _pack(self, codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> Packed:
         from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
         parts = {
-            "weight_packed": pack_to_int32(codes.to(torch.int8), self.bits),
+            "weight_packed": self._words(codes),
             "weight_scale": scale.bfloat16(),
             "weight_shape": torch.tensor(codes.shape),
         }
         if not self.symmetric:
             parts["weight_zero_point"] = pack_to_int32(zero.to(torch.int8), self.bits, packed_dim=0)
         return Packed(self.name, (codes.shape[0], codes.shape[1]), parts)
+
+    def _words(self, codes: torch.Tensor) -> torch.Tensor:
+        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+
+        return torch.cat([pack_to_int32(part.to(torch.int8), self.bits) for part in _few_rows(codes, codes.shape[1])])
 
     def _zero(self, packed: Packed) -> torch.Tensor:
         from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
@@ -138,10 +154,14 @@ class PackedInteger(Format):
         return unpack_from_int32(words, self.bits, torch.Size((scale.shape[1], scale.shape[0]))).T.float()
 
     def codes(self, packed: Packed) -> torch.Tensor:
+        columns = packed.shape[1]
+        parts = _few_rows(packed.parts["weight_packed"], columns)
+        return torch.cat([self._unpacked(words, columns) for words in parts])
+
+    def _unpacked(self, words: torch.Tensor, columns: int) -> torch.Tensor:
         from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
-        words = packed.parts["weight_packed"]
-        return unpack_from_int32(words, self.bits, torch.Size(packed.shape)).to(torch.int16)
+        return unpack_from_int32(words, self.bits, torch.Size((len(words), columns))).to(torch.int16)
 
     def grid(self, packed: Packed) -> Grid:
         scale = packed.parts["weight_scale"].float()
@@ -150,19 +170,19 @@ class PackedInteger(Format):
         return Grid(scale, -self._zero(packed) * scale, group, -half, half - 1)
 
     def recode(self, packed: Packed, codes: torch.Tensor) -> Packed:
-        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-
-        return Packed(self.name, packed.shape, {
-            **packed.parts, "weight_packed": pack_to_int32(codes.to(torch.int8), self.bits)
-        })  # fmt: skip
+        return Packed(self.name, packed.shape, {**packed.parts, "weight_packed": self._words(codes)})
 
     def dequantize(self, packed: Packed) -> torch.Tensor:
         rows, columns = packed.shape
-        scale = packed.parts["weight_scale"]
+        scale = packed.parts["weight_scale"][..., None]
+        zero = self._zero(packed).to(scale.dtype)[..., None]
         codes = self.codes(packed).reshape(rows, scale.shape[1], -1)
-        # In bf16, as compressed-tensors multiplies when it loads the file.
-        shifted = codes.to(scale.dtype) - self._zero(packed).to(scale.dtype)[..., None]
-        return (shifted * scale[..., None]).float().reshape(rows, columns)
+        result = torch.empty(codes.shape)
+        together = (_few_rows(each, columns) for each in (result, codes, zero, scale))
+        for part, some, shift, step in zip(*together, strict=True):
+            # In bf16, as compressed-tensors multiplies when it loads the file.
+            part.copy_((some.to(scale.dtype) - shift).mul_(step))
+        return result.reshape(rows, columns)
 
     def take_rows(self, packed: Packed, rows: torch.Tensor) -> Packed:
         # Zero points lie packed along the rows, so they are unpacked, selected and packed again.

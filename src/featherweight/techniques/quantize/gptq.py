@@ -6,19 +6,19 @@ the outputs of those already rounded. Peak memory is one block plus its activati
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from featherweight.core.architecture import EMBEDDING, HEAD, Architecture, Reads
 from featherweight.core.formats import FLOATS, get
+from featherweight.core.inputs import InputMoments, set_weight, weight_of
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
-from featherweight.core.moments import second_moment
+from featherweight.core.moments import Moment
 from featherweight.core.quantizer import KEEP, Quantizer
 from featherweight.core.rounding import Feedback, round_with_feedback
 from featherweight.core.run import Rewrite, Run
-from featherweight.core.shared_inputs import SharedInputs, rows_at_once
 from featherweight.core.stream import stream
 from featherweight.core.technique import Need, Paper, technique
 
@@ -35,8 +35,12 @@ class Gptq(Quantizer):
     damping: float = Field(0.01, gt=0, description="share of the Hessian's mean diagonal that is added to it")
     act_order: bool = Field(True, description="round the columns with the largest inputs first; groups stay in place")
     block: int = Field(64, ge=1, description="columns between two large updates; changes speed, not the result")
+    sequential: Literal["group", "block"] = Field(
+        "group",
+        description="'group': each linear sees its predecessors rounded; 'block': a block's linears see it unrounded",
+    )
     rows: int | None = Field(
-        None, ge=1, description="rows of tokens at a time, to save memory; none = as many as 64 MB of activations allow"
+        None, ge=1, description="rows of tokens at a time, to save memory; none = as many as need little"
     )
 
     def apply(self, model: Model, run: Run) -> Model:
@@ -46,10 +50,12 @@ class Gptq(Quantizer):
         if not targets:
             return result.finish(planned={})
         rounding = _Rounding(model.architecture, targets, result, self.feedback())
-        rows = self.rows or rows_at_once(model.architecture, *tokens.ids.shape)
-        visitor = SharedInputs(rounding.groups, rounding.round, rows)
+        twice = self.sequential == "block"
+        visitor = InputMoments(
+            model.architecture.reads, rounding.round, twice=twice, rows=self.rows, wanted=rounding.wants
+        )
         with run.progress.track("rounding with error feedback", model.architecture.blocks) as advance:
-            hidden = stream(model, tokens.ids, visitor, device=run.device, advance=advance)
+            hidden = stream(model, tokens.ids, visitor, (self.rows or 8) if twice else None, run.device, advance)
         self._round_ends(model, targets, hidden, result)
         return result.finish(planned={})
 
@@ -62,7 +68,7 @@ class Gptq(Quantizer):
             if targets[name] in FLOATS or (name == EMBEDDING and not model.architecture.tied):
                 result[name] = get(targets[name]).fit(weight)
                 continue
-            rounded = round_with_feedback({name: weight}, targets, second_moment(hidden), self.feedback())
+            rounded = round_with_feedback({name: weight}, targets, Moment().add(hidden).mean(), self.feedback())
             result[name] = rounded[name]
 
     def feedback(self) -> Feedback:
@@ -81,26 +87,17 @@ class _Rounding:
     ) -> None:
         self.architecture, self.targets, self.result, self.feedback = architecture, targets, result, feedback
 
-    def groups(self, index: int) -> list[Reads]:
-        """The groups of a block with something to round."""
-        linear = self.architecture.linear
-        return [
-            read for read in self.architecture.reads if any(linear(index, each) in self.targets for each in read.linears)
-        ]
+    def wants(self, index: int, read: Reads) -> bool:
+        """Whether something of a group is to be rounded."""
+        return any(self.architecture.linear(index, module) in self.targets for module in read.linears)
 
     def round(self, index: int, block: torch.nn.Module, read: Reads, hessian: torch.Tensor) -> None:
         names = {self.architecture.linear(index, module): module for module in read.linears}
         wanted = {name: module for name, module in names.items() if name in self.targets}
         gridded = {name: module for name, module in wanted.items() if self.targets[name] not in FLOATS}
-        weights = {name: _weight(block, module) for name, module in gridded.items()}
+        weights = {name: weight_of(block, module) for name, module in gridded.items()}
         packed = round_with_feedback(weights, self.targets, hessian, self.feedback) if weights else {}
         for name, module in wanted.items():
-            stored = packed.get(name) or get(self.targets[name]).fit(_weight(block, module))
+            stored = packed.get(name) or get(self.targets[name]).fit(weight_of(block, module))
             self.result[name] = stored
-            values = stored.dequantize().to(block.get_parameter(f"{module}.weight").device)
-            # A new parameter: the old one may share its memory with the model that was given.
-            block.get_submodule(module).weight = torch.nn.Parameter(values, requires_grad=False)
-
-
-def _weight(block: torch.nn.Module, module: str) -> torch.Tensor:
-    return block.get_parameter(f"{module}.weight").float().cpu()
+            set_weight(block, module, stored.dequantize())
