@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rounding import all_in, rounded
 
 from featherweight.core.errors import FormatError, OutputError
 from featherweight.core.formats import FLOATS, GGUF_BLOCKS, get
@@ -19,7 +20,6 @@ from featherweight.core.source import open_folder, open_model
 from featherweight.export.checked import export_gguf
 from featherweight.export.gguf import as_stored, gguf_size, write_gguf
 from featherweight.testing.tiny import tiny_model
-from rounding import all_in, rounded
 
 
 def assert_equal(left: Model, right: Model) -> None:

@@ -51,7 +51,6 @@ def fit(
         reuse=reuse,
         resume=resume,
         rehearsal=rehearse,
-        tasks=tasks.split(",") if tasks else [],
         trust=trust,
         progress=progress(quiet),
     )
