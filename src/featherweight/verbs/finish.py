@@ -50,7 +50,7 @@ class Finished:
             "name": self.trial.candidate.name,
             "recipe": self.trial.candidate.recipe.to_dict(),
             "closeness": self.closeness,
-            "path": self.path.name,
+            "path": self.path.name if self.path.is_file() else "",
             "missed": self.missed,
             **self.figures,
         }
@@ -174,7 +174,7 @@ def _describe(study: Study, finished: Finished, workspace: Workspace) -> None:
         "parent": f"{parent.architecture.class_name} {parent.fingerprint[:12]}",
         "measured": [
             {"quantity": "file", "parent": before["memory"], "result": figures["memory"], "unit": "bytes"},
-            {"quantity": "resident memory", "parent": before["resident"], "result": figures["resident"], "unit": "bytes"},
+            {"quantity": "resident", "parent": before["resident"], "result": figures["resident"], "unit": "bytes"},
             {
                 "quantity": "decode", "unit": "ms a token", "parent": round(before["latency"]["seconds"] * 1e3, 2),
                 "result": round(figures["latency"]["seconds"] * 1e3, 2),
