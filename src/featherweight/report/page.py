@@ -66,7 +66,11 @@ def _charts(facts: Mapping[str, Any]) -> dict[str, Any]:
         figures["precision"] = charts.precision(facts, _bits(facts))
     config = {"responsive": True, "displayModeBar": False}
     return {
-        name: Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"chart-{name}"))
+        name: Markup(
+            figure.to_html(
+                full_html=False, include_plotlyjs=False, config=config, div_id=f"chart-{name}", default_width="100%"
+            )
+        )
         for name, figure in figures.items()
     }
 
