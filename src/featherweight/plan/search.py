@@ -16,7 +16,6 @@ from featherweight.plan.candidates import Candidate
 from featherweight.plan.evaluate import Evaluator, surely_worse
 from featherweight.plan.goal import Measured
 
-
 _ROUNDING = {"gptq": 1.3, "imatrix": 1.3, "awq": 1.6}  # awq is expected to do as imatrix, and mostly does better
 
 
