@@ -30,6 +30,11 @@ def test_measured_size_is_that_of_the_file(
     assert shards_bytes(facts) == (tmp_path / "model.safetensors").stat().st_size
 
 
+def test_others_may_read_the_files(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"w": (4, lambda: torch.zeros(1))})
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
 def test_split_keeps_order_and_fills_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featherweight.core.shards.SHARD_BYTES", 10)
     assert split({"a": 4, "b": 6, "c": 1, "d": 25, "e": 2}) == [["a", "b"], ["c"], ["d"], ["e"]]

@@ -62,6 +62,7 @@ def test_smollm_as_a_folder(smollm: Model, tmp_path: Path) -> None:
     assert export_hugging_face(model, tmp_path / "model").difference < 1e-3
     assert open_folder(tmp_path / "model").fingerprint == as_stored_in_folder(model).fingerprint
     assert hugging_face_size(model) == (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert not (tmp_path / "model" / "tokenizer.gguf").exists()
 
 
 @pytest.fixture(scope="module")

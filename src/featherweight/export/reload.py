@@ -107,9 +107,9 @@ def _divergences(runtime: LlamaRuntime, tokens: torch.Tensor, ends: list[int], e
 
 def _divergence(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     """KL divergence where all tokens that are not listed count as one."""
-    both = [torch.cat([each, (1 - each.sum()).clamp(min=1e-9)[None]]) for each in (expected, found)]
-    both = [each / each.sum() for each in both]
-    return (both[0] * (both[0] / both[1]).log()).nansum()
+    listed = [torch.cat([each, 1 - each.sum()[None]]).clamp(min=1e-12) for each in (expected, found)]
+    left, right = (each / each.sum() for each in listed)
+    return (left * (left / right).log()).sum()
 
 
 def _check_folder(model: Model, path: Path) -> Reload:
