@@ -45,6 +45,7 @@ class Architecture:
     linear_axes: Mapping[str, tuple[str, str]]
     norm_offset: float
     rotary_permuted: bool
+    embedding_scaled: bool
     blocks: int
     sizes: Mapping[str, int]
     head_dim: int
@@ -149,6 +150,7 @@ def describe(config: Mapping[str, Any], source: str = "model") -> Architecture:
         linear_axes={name: (axes[0], axes[1]) for name, axes in layout["parameters"].items()},
         norm_offset=float(facts.get("norm_offset", 0.0)),
         rotary_permuted=bool(facts.get("rotary_permuted", False)),
+        embedding_scaled=bool(facts.get("embedding_scaled", False)),
         blocks=int(config["num_hidden_layers"]),
         sizes={
             "hidden": int(config["hidden_size"]),

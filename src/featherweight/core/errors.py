@@ -36,6 +36,10 @@ class FormatError(FeatherweightError):
     """A number format that does not exist or does not fit a tensor."""
 
 
+class SliceError(FeatherweightError):
+    """A plan of what to keep of a model that leaves no model which stock classes can load."""
+
+
 class DataError(FeatherweightError):
     """Text that is missing, empty, unreadable or too short."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +53,10 @@ class Run:
         digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
+    def uniform(self, purpose: str, shape: Sequence[int]) -> torch.Tensor:
+        """Random numbers in [0, 1), float32, that depend on the seed and the purpose: scores of a random control."""
+        return torch.rand(tuple(shape), generator=self.generator(purpose))
+
 
 class Rewrite:
     """Collects the changed tensors of a step; beyond one gigabyte they go to disk, shard by shard.
@@ -84,6 +89,6 @@ class Rewrite:
         self._held.clear()
         self._shards += 1
 
-    def finish(self, planned: dict[str, str] | None = None) -> Model:
-        """The model with all collected changes."""
-        return self.model.with_changes({**self._done, **self._held}, planned=planned)
+    def finish(self, planned: dict[str, str] | None = None, onto: Model | None = None) -> Model:
+        """The model, or `onto`, which has tensors of the same names, with all collected changes."""
+        return (onto or self.model).with_changes({**self._done, **self._held}, planned=planned)

@@ -1,1 +1,1 @@
-"""Measurements: each gives numbers, none judges."""
+"""Measurements: quality, sensitivity, latency, memory. Each gives numbers, none judges."""

@@ -42,7 +42,7 @@ class Grid:
         if self.levels is None:
             return target.round().clamp(self.low, self.high).to(torch.int16)
         middle = (self.levels[1:] + self.levels[:-1]) / 2
-        return torch.bucketize(target, middle).to(torch.int16)
+        return torch.bucketize(target.contiguous(), middle).to(torch.int16)
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,42 @@ class Format(ABC):
         """The grid on which `packed` lies."""
 
     @abstractmethod
+    def codes(self, packed: Packed) -> torch.Tensor:
+        """The codes, int16 [rows, columns]."""
+
+    @abstractmethod
     def recode(self, packed: Packed, codes: torch.Tensor) -> Packed:
         """`packed` with the same scales and other codes, int16 [rows, columns]."""
 
     @abstractmethod
     def dequantize(self, packed: Packed) -> torch.Tensor:
         """The values, float32 [rows, columns], as the runtime computes them."""
+
+    @abstractmethod
+    def take_rows(self, packed: Packed, rows: torch.Tensor) -> Packed:
+        """The rows with these indices, int64 [kept]: exactly the values that they had."""
+
+    @abstractmethod
+    def take_groups(self, packed: Packed, groups: torch.Tensor) -> Packed:
+        """The groups of `group` columns with these indices, int64 [kept]: exactly the values that they had."""
+
+    def take_columns(self, packed: Packed, columns: torch.Tensor) -> Packed:
+        """The columns with these indices, int64 [kept].
+
+        Whole groups keep their values exactly. Any other choice mixes weights of different scales in one group, so
+        the kept values are rounded to nearest onto new scales.
+        """
+        groups = whole_groups(columns, self.group)
+        if groups is None:
+            return self.fit(self.dequantize(packed)[:, columns])
+        return self.take_groups(packed, groups)
+
+
+def whole_groups(columns: torch.Tensor, group: int) -> torch.Tensor | None:
+    """The groups that these columns make up, int64 [groups]; None when they are not whole groups."""
+    if columns.numel() % group:
+        return None
+    blocks = columns.reshape(-1, group)
+    starts = blocks[:, 0]
+    whole = bool((starts % group == 0).all()) and bool((blocks == starts[:, None] + torch.arange(group)).all())
+    return starts // group if whole else None

@@ -34,8 +34,19 @@ class Float(Format):
     def grid(self, packed: Packed) -> Grid:
         raise FormatError(self.name, "floating point has no integer codes", "ask for a quantized format")
 
+    def codes(self, packed: Packed) -> torch.Tensor:
+        raise FormatError(self.name, "floating point has no integer codes", "ask for a quantized format")
+
     def recode(self, packed: Packed, codes: torch.Tensor) -> Packed:
         raise FormatError(self.name, "floating point has no integer codes", "ask for a quantized format")
 
     def dequantize(self, packed: Packed) -> torch.Tensor:
         return packed.parts["values"].float()
+
+    def take_rows(self, packed: Packed, rows: torch.Tensor) -> Packed:
+        values = packed.parts["values"][rows]
+        return Packed(self.name, (values.shape[0], values.shape[1]), {"values": values})
+
+    def take_groups(self, packed: Packed, groups: torch.Tensor) -> Packed:
+        values = packed.parts["values"][:, groups]
+        return Packed(self.name, (values.shape[0], values.shape[1]), {"values": values})

@@ -57,7 +57,6 @@ class GgmlBlocks(Format):
         )
 
     def codes(self, packed: Packed) -> torch.Tensor:
-        """The codes, int16 [rows, columns]."""
         codes = self.layout.codes(self._blocks(packed)).astype(np.int16)
         return torch.from_numpy(codes.reshape(packed.shape))
 
@@ -69,3 +68,11 @@ class GgmlBlocks(Format):
     def dequantize(self, packed: Packed) -> torch.Tensor:
         kind = gguf.GGMLQuantizationType[self.name]
         return torch.from_numpy(gguf.quants.dequantize(packed.parts["blocks"].numpy(), kind))
+
+    def take_rows(self, packed: Packed, rows: torch.Tensor) -> Packed:
+        return self.from_blocks(packed.parts["blocks"][rows], packed.shape[1])
+
+    def take_groups(self, packed: Packed, groups: torch.Tensor) -> Packed:
+        rows = packed.shape[0]
+        blocks = packed.parts["blocks"].reshape(rows, -1, _BLOCK_BYTES[self.name])[:, groups]
+        return self.from_blocks(blocks.reshape(rows, -1), groups.numel() * self.group)

@@ -124,11 +124,12 @@ class PackedInteger(Format):
         scale = packed.parts["weight_scale"]
         if self.symmetric:
             return torch.zeros(scale.shape)
-        shape = torch.Size(scale.shape)
-        return unpack_from_int32(packed.parts["weight_zero_point"], self.bits, shape, packed_dim=0).float()
+        # Packed along rows; unpacked here along the last dimension of a fresh copy, because the library cannot view a
+        # single word a column.
+        words = packed.parts["weight_zero_point"].T.clone(memory_format=torch.contiguous_format)
+        return unpack_from_int32(words, self.bits, torch.Size((scale.shape[1], scale.shape[0]))).T.float()
 
     def codes(self, packed: Packed) -> torch.Tensor:
-        """The codes, int16 [rows, columns]."""
         from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
         words = packed.parts["weight_packed"]
@@ -154,3 +155,15 @@ class PackedInteger(Format):
         # In bf16, as compressed-tensors multiplies when it loads the file.
         shifted = codes.to(scale.dtype) - self._zero(packed).to(scale.dtype)[..., None]
         return (shifted * scale[..., None]).float().reshape(rows, columns)
+
+    def take_rows(self, packed: Packed, rows: torch.Tensor) -> Packed:
+        # Zero points lie packed along the rows, so they are unpacked, selected and packed again.
+        return self._pack(self.codes(packed)[rows], packed.parts["weight_scale"][rows], self._zero(packed)[rows])
+
+    def take_groups(self, packed: Packed, groups: torch.Tensor) -> Packed:
+        scale, zero = packed.parts["weight_scale"], self._zero(packed)
+        rows = packed.shape[0]
+        codes = self.codes(packed).reshape(rows, -1, self.group)[:, groups].reshape(rows, -1)
+        if self.channelwise:
+            return self._pack(codes, scale, zero)
+        return self._pack(codes, scale[:, groups], zero[:, groups])

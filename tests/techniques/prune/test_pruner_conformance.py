@@ -1,0 +1,22 @@
+"""Every pruner passes the conformance suite, on a model with separate and on one with fused linears."""
+
+from __future__ import annotations
+
+import pytest
+
+from featherweight.core.technique import Kind, Technique, techniques
+from featherweight.testing import check_technique
+
+PRUNERS = [
+    each for each in techniques().values() if each.kind == Kind.PRUNE and each.__module__.startswith("featherweight.")
+]
+
+
+def test_all_five_are_registered() -> None:
+    assert {"depth", "magnitude", "sparsegpt", "wanda", "width"} <= {each.name for each in PRUNERS}
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3"])
+@pytest.mark.parametrize("cls", PRUNERS, ids=lambda cls: cls.name)
+def test_conformance(cls: type[Technique], model_type: str) -> None:
+    check_technique(cls, model_type=model_type)
