@@ -169,7 +169,7 @@ def gguf_size(model: Model, formats: Mapping[str, str] | None = None, matrices: 
             get(formats[name]).require(entry.shape, name)
             entry = dataclasses.replace(entry, format=formats[name])
         size += _padded(get(stored_format(name, entry, matrices)).tensor_bytes(entry.shape))
-    return size + sum(_padded(4 * values.numel()) for values in rotary_tensors(model).values())
+    return size
 
 
 def _padded(nbytes: int) -> int:
@@ -180,14 +180,15 @@ _HEADERS: dict[tuple[str, ...], int] = {}
 
 
 def _header_bytes(model: Model) -> int:
-    """Bytes before the first tensor: measured once for each configuration, tokenizer and set of tensors.
+    """Bytes that are not the model's tensors: measured once for each configuration, tokenizer and set of names.
 
-    A header does not depend on the formats of the tensors: it names each in a field of fixed length.
+    They do not depend on the formats of the tensors: the header names each in a field of fixed length.
     """
     key = (str(model.folder), model.tokenizer_digest, json.dumps(dict(model.config)), *model.entries)
     if key not in _HEADERS:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "header.gguf"
             _write_header(model, path, "BF16").close()
-            _HEADERS[key] = _padded(path.stat().st_size)
+            rotary = sum(_padded(4 * values.numel()) for values in rotary_tensors(model).values())
+            _HEADERS[key] = _padded(path.stat().st_size) + rotary
     return _HEADERS[key]
