@@ -51,6 +51,7 @@ def fit(
         reuse=reuse,
         resume=resume,
         rehearsal=rehearse,
+        tasks=tasks.split(",") if tasks else [],
         trust=trust,
         progress=progress(quiet),
     )

@@ -120,6 +120,9 @@ def _numbers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("prompt", f"{parent['latency']['prefill']:.0f} tokens/s", f"{chosen['latency']['prefill']:.0f} tokens/s", ""),
         ("resident memory", format_bytes(parent["resident"]), format_bytes(chosen["resident"]), "resident"),
     ]
+    for score in facts.get("tasks", []):
+        both = (f"{score[who]:.1%} ± {score[f'{who}_error']:.1%}" for who in ("parent", "child"))
+        rows.append((f"{score['task']}, {score['metric']}, {score['items']} questions", *both, ""))
     return [
         {
             "label": label, "parent": before, "result": after, "limit": goal.get(name, ""),
