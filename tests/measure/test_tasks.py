@@ -1,4 +1,4 @@
-"""Benchmark tasks: questions that any Python can make, and a run through lm-evaluation-harness where it is installed."""
+"""Benchmark tasks: questions that any Python can make, and a run through lm-evaluation-harness where installed."""
 
 from __future__ import annotations
 

@@ -121,8 +121,8 @@ def _numbers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("resident memory", format_bytes(parent["resident"]), format_bytes(chosen["resident"]), "resident"),
     ]
     for score in facts.get("tasks", []):
-        both = (f"{score[who]:.1%} ± {score[f'{who}_error']:.1%}" for who in ("parent", "child"))
-        rows.append((f"{score['task']}, {score['metric']}, {score['items']} questions", *both, ""))
+        label = f"{score['task']}, {score['metric']}, {score['items']} questions"
+        rows.append((label, _rate(score, "parent"), _rate(score, "child"), ""))
     return [
         {
             "label": label, "parent": before, "result": after, "limit": goal.get(name, ""),
@@ -131,6 +131,10 @@ def _numbers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for label, before, after, name in rows
     ]  # fmt: skip
+
+
+def _rate(score: Mapping[str, Any], who: str) -> str:
+    return f"{score[who]:.1%} ± {score[f'{who}_error']:.1%}"
 
 
 def _ms(figures: Mapping[str, Any]) -> str:
