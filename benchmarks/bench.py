@@ -48,7 +48,7 @@ def save(name: str, command: str, facts: Mapping[str, Any]) -> Path:
 def calibration_and_test(
     model: Model, calibration: int, test: int, length: int, progress: Progress
 ) -> tuple[TokenSet, TokenSet]:
-    """Calibration rows of prose, code and chat; test rows of those and of two domains that calibration never sees."""
+    """Calibration rows of prose, code and chat; test rows of those and of two kinds that calibration never sees."""
     store = Store(default_cache() / "measurements")
     chat = write_chat(model, Run(store=store, progress=progress))
     splits = split_documents({**default_documents(), "chat": chat})
