@@ -1,0 +1,54 @@
+"""Takes an open-weight model and a deployment budget and returns a model that meets it, with a receipt for every step.
+
+    import featherweight as fw
+    fw.fit("smollm2-135m", fw.Budget(memory="92MB", quality=0.85))
+
+The verbs are functions; each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featherweight.core.budget import Budget as Budget
+    from featherweight.core.recipe import Recipe as Recipe
+    from featherweight.core.source import open_model as open_model
+    from featherweight.core.technique import technique as technique
+    from featherweight.verbs.apply import apply as apply
+    from featherweight.verbs.fit import fit as fit
+    from featherweight.verbs.plan import plan as plan
+    from featherweight.verbs.prepare import Settings as Settings
+    from featherweight.verbs.report import report as report
+    from featherweight.verbs.verify import verify as verify
+
+_WHERE = {
+    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "apply": "verbs.apply",
+    "fit": "verbs.fit", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
+    "technique": "core.technique", "verify": "verbs.verify",
+}  # fmt: skip
+
+__all__ = [
+    "Budget", "Recipe", "Settings", "apply", "fit", "open_model", "plan", "report", "technique", "verify",
+]  # fmt: skip
+__version__ = "0.1.0"
+
+
+class _Package(types.ModuleType):
+    """Keeps the verbs: importing the package `featherweight.plan` would otherwise replace the function `plan` here."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _WHERE and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'featherweight' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"featherweight.{_WHERE[name]}"), name)

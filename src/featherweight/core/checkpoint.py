@@ -22,12 +22,11 @@ from typing import Any
 from featherweight.core.errors import CheckpointError, OutputError
 from featherweight.core.formats import FLOATS, Packed, get
 from featherweight.core.lazy import torch
+from featherweight.core.shards import DTYPE_BYTES, INDEX, SINGLE, write_shards
 
 Stored = Any  # torch.Tensor | Packed; torch is not imported here
 
-SINGLE, INDEX, PARTS = "model.safetensors", "model.safetensors.index.json", "featherweight.json"
-SHARD_BYTES = 2 * 10**9
-_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+PARTS = "featherweight.json"
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Entry:
 
 
 def entry_of(stored: Stored) -> Entry:
-    """An entry for a tensor in memory; one rounded to a floating-point format is an ordinary tensor."""
+    """An entry for a tensor in memory; one that was rounded to plain floating point is a plain tensor."""
     if isinstance(stored, Packed) and stored.format in FLOATS:
         stored = stored.parts["values"]
     if isinstance(stored, Packed):
@@ -168,12 +167,13 @@ def _join_parts(raw: dict[str, Entry], packed: Mapping[str, Any]) -> dict[str, E
     for name, facts in packed.items():
         parts = {part: entries.pop(f"{name}:{part}") for part in facts["parts"]}
         shape = (facts["shape"][0], facts["shape"][1])
-        load = functools.partial(_load_parts, facts["format"], shape, parts)
+        load = functools.partial(load_parts, facts["format"], shape, parts)
         entries[name] = Entry(facts["format"], shape, sum(part.nbytes for part in parts.values()), load)
     return entries
 
 
-def _load_parts(kind: str, shape: tuple[int, int], parts: Mapping[str, Entry]) -> Packed:
+def load_parts(kind: str, shape: tuple[int, int], parts: Mapping[str, Entry]) -> Packed:
+    """A rounded tensor from the entries of its parts."""
     return Packed(kind, shape, {part: entry.load() for part, entry in parts.items()})
 
 
@@ -199,27 +199,7 @@ def write_tensors(folder: Path, entries: Mapping[str, Entry], progress: Callable
     Rounded tensors are written as their parts and described in `featherweight.json`.
     """
     flat, packed = _flatten(entries)
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, (nbytes, _) in flat.items():
-        if size and size + nbytes > SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += nbytes
-    names = [SINGLE] if len(shards) == 1 else [
-        f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))
-    ]  # fmt: skip
-    from safetensors.torch import save_file
-
-    for file, shard in zip(names, shards, strict=True):
-        save_file({name: flat[name][1]() for name in shard}, folder / file, metadata={"format": "pt"})
-        if progress:
-            progress(sum(flat[name][0] for name in shard))
-    if len(shards) > 1:
-        where = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        total = {"total_size": sum(nbytes for nbytes, _ in flat.values())}
-        (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": where}, indent=1), encoding="utf-8")
+    write_shards(folder, flat, progress)
     if packed:
         (folder / PARTS).write_text(json.dumps({"packed": packed}, indent=1), encoding="utf-8")
 
@@ -228,7 +208,7 @@ def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[int, Callabl
     flat: dict[str, tuple[int, Callable[[], Any]]] = {}
     packed: dict[str, Any] = {}
     for name, entry in entries.items():
-        if entry.format in _DTYPES:
+        if entry.format in DTYPE_BYTES:
             flat[name] = (entry.nbytes, functools.partial(_load_part, entry, None))
             continue
         stored = entry.load()

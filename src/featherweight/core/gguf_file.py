@@ -1,24 +1,32 @@
 """A GGUF file as a model: its blocks stay as they are, names and row order become Hugging Face's.
 
-Configuration and tokenizer come from transformers' own GGUF reader. Reading is lazy: a tensor is a view of the file.
+Configuration and tokenizer are those that an export of ours left in the file. A file from elsewhere gets its
+configuration from `core.gguf_config` and its tokenizer from transformers' own GGUF reader. Reading is lazy: a tensor
+is a view of the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.architecture import require_known
 from featherweight.core.checkpoint import Entry, Stored, whole_folder
 from featherweight.core.errors import CheckpointError
 from featherweight.core.formats import Packed
+from featherweight.core.formats.floats import Float
 from featherweight.core.formats.ggml_layouts import LAYOUTS
+from featherweight.core.gguf_companions import CONFIG, FILES, unpack_files
+from featherweight.core.gguf_config import config_of, model_type
+from featherweight.core.gguf_metadata import Field, GgufFile, TensorInfo, read_gguf
 from featherweight.core.gguf_names import gguf_names, rotary_rows
 from featherweight.core.lazy import gguf, np, torch, transformers
 from featherweight.core.model import Model
 
 _PLAIN = {"F32", "F16", "BF16"}
+NAME = "general.name"
 
 
 def open_gguf(path: Path, cache: Path) -> Model:
@@ -32,32 +40,16 @@ def open_gguf(path: Path, cache: Path) -> Model:
         CheckpointError: not a GGUF file, truncated, or a block type that is not supported.
         UnsupportedArchitecture: llama.cpp knows the architecture, featherweight does not.
     """
-    reader = read(path)
-    companions = _companions(path, reader, cache)
+    file = read_gguf(path)
+    companions = _companions(file, cache)
     config = json.loads((companions / "config.json").read_text(encoding="utf-8"))
     model = Model(config, {}, companions)
     architecture = model.architecture
-    names = _parameter_names(model)
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
     entries = {}
-    for name, target in gguf_names(architecture, names).items():
-        if target in tensors:
-            entries[name] = _entry(tensors[target], rotary_rows(architecture, name), _shift(model, name))
+    for name, target in gguf_names(architecture, _parameter_names(model)).items():
+        if target in file.tensors:
+            entries[name] = _entry(file, target, rotary_rows(architecture, name), _shift(model, name))
     return model.with_changes(entries)
-
-
-def read(path: Path) -> Any:
-    """gguf-py's reader of a file, with readable errors."""
-    if not path.is_file():
-        raise CheckpointError(str(path), "does not exist", "give a .gguf file")
-    try:
-        reader = gguf.GGUFReader(str(path))
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
-        raise CheckpointError(str(path), f"is not a whole GGUF file ({error})", "download it again") from None
-    end = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=0)
-    if end > path.stat().st_size or not reader.tensors:
-        raise CheckpointError(str(path), f"is truncated: {path.stat().st_size} bytes of {end}", "download it again")
-    return reader
 
 
 def _parameter_names(model: Model) -> list[str]:
@@ -71,58 +63,51 @@ def _shift(model: Model, name: str) -> float:
     return model.architecture.norm_offset if name.endswith("norm.weight") else 0.0
 
 
-def _entry(tensor: Any, rows: torch.Tensor | None, shift: float) -> Entry:
-    kind = tensor.tensor_type.name
-    shape = tuple(int(size) for size in reversed(tensor.shape))
+def _entry(file: GgufFile, target: str, rows: torch.Tensor | None, shift: float) -> Entry:
+    info = file.tensors[target]
+    if info.type not in _PLAIN and info.type not in LAYOUTS:
+        raise CheckpointError(target, f"has the block type {info.type}", f"use one of {', '.join(LAYOUTS)}")
 
     def load() -> Stored:
-        data = np.array(tensor.data)
-        if kind in _PLAIN:
-            values = (
-                torch.from_numpy(data.view(np.int16)).view(torch.bfloat16) if kind == "BF16" else torch.from_numpy(data)
-            )
-            values = values.reshape(shape)
-            return _unpermute(values, rows) - shift if shift else _unpermute(values, rows)
-        blocks = _unpermute(torch.from_numpy(data).reshape(shape[0], -1), rows)
-        return Packed(kind, (shape[0], shape[1]), {"blocks": blocks})
+        data = torch.from_numpy(np.array(file.data(target)))
+        if info.type in _PLAIN:
+            values = _unpermute(data.view(Float(info.type).dtype).reshape(info.shape), rows)
+            return values - shift if shift else values
+        return _packed(info, _unpermute(data.reshape(info.shape[0], -1), rows))
 
-    if kind not in _PLAIN and kind not in LAYOUTS:
-        raise CheckpointError(tensor.name, f"has the block type {kind}", f"use one of {', '.join(LAYOUTS)}")
-    return Entry(kind, shape, int(tensor.n_bytes), load)
+    return Entry(info.type, info.shape, info.nbytes, load)
+
+
+def _packed(info: TensorInfo, blocks: torch.Tensor) -> Packed:
+    return Packed(info.type, (info.shape[0], info.shape[1]), {"blocks": blocks})
 
 
 def _unpermute(values: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     return values if rows is None else values[torch.argsort(rows)]
 
 
-def _field(reader: Any, key: str) -> Any:
-    found = reader.get_field(key)
-    return None if found is None else found.contents()
-
-
-def _companions(path: Path, reader: Any, cache: Path) -> Path:
+def _companions(file: GgufFile, cache: Path) -> Path:
     """Configuration and tokenizer of a GGUF file as Hugging Face files, converted once."""
-    kind = str(_field(reader, "general.architecture"))
-    known = {"gemma3": "gemma3_text"}.get(kind, kind)
-    require_known(known, str(path))
-    stat = path.stat()
-    target = cache / "gguf" / f"{path.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+    model_type(file)
+    facts = {key: field.value for key, field in file.fields.items() if key != "general.file_type"}
+    digest = hashlib.sha256(json.dumps([facts, sorted(file.tensors)]).encode()).hexdigest()
+    target = cache / "gguf" / f"{file.path.stem}-{digest[:16]}"
     if target.is_dir():
         return target
-    source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    config = transformers.AutoConfig.from_pretrained(**source).to_dict()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
     with whole_folder(target) as draft:
-        tokenizer.save_pretrained(draft)
-        config.pop("quantization_config", None)
-        (draft / "config.json").write_text(json.dumps(_plain(config), indent=2), encoding="utf-8")
-        repair_tokenizer(draft, str(_field(reader, "tokenizer.ggml.pre")))
-        write_vocabulary(reader, draft / "tokenizer.gguf")
+        (draft / "config.json").write_text(_config_text(file), encoding="utf-8")
+        if FILES in file.fields:
+            unpack_files(file.get(FILES), file.fields, draft)
+        else:
+            source = {"pretrained_model_name_or_path": str(file.path.parent), "gguf_file": file.path.name}
+            transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
+            repair_tokenizer(draft, str(file.get("tokenizer.ggml.pre")))
+        write_vocabulary(file, draft / "tokenizer.gguf")
     return target
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(config, default=str))
+def _config_text(file: GgufFile) -> str:
+    return str(file.get(CONFIG)) if CONFIG in file.fields else json.dumps(config_of(file), indent=2)
 
 
 def repair_tokenizer(folder: Path, pre: str) -> None:
@@ -140,20 +125,23 @@ def repair_tokenizer(folder: Path, pre: str) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
 
 
-def write_vocabulary(reader: Any, path: Path) -> None:
+def write_vocabulary(file: GgufFile, path: Path) -> None:
     """A GGUF file with the tokenizer's fields only, so that an export can give llama.cpp exactly what it had."""
-    writer = gguf.GGUFWriter(path, str(_field(reader, "general.architecture")))
-    copy_tokenizer(reader, writer)
+    writer = gguf.GGUFWriter(path, str(file.get("general.architecture")))
+    add_fields(writer, tokenizer_fields(file))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
 
 
-def copy_tokenizer(reader: Any, writer: Any) -> None:
-    """Copies every `tokenizer.*` field from a reader to a writer, types and all."""
-    for key, found in reader.fields.items():
-        if not key.startswith("tokenizer."):
-            continue
-        kind = found.types[0]
-        sub = found.types[1] if kind == gguf.GGUFValueType.ARRAY and len(found.types) > 1 else None
-        writer.add_key_value(key, found.contents(), kind, sub_type=sub)
+def tokenizer_fields(file: GgufFile) -> dict[str, Field]:
+    """Every `tokenizer.*` field of a file, and the model's name, at which llama.cpp looks too."""
+    return {key: field for key, field in file.fields.items() if key.startswith("tokenizer.") or key == NAME}
+
+
+def add_fields(writer: Any, fields: Mapping[str, Field]) -> None:
+    """Writes metadata fields, types and all."""
+    kinds = gguf.GGUFValueType
+    for key, field in fields.items():
+        element = None if field.element is None else kinds(field.element)
+        writer.add_key_value(key, field.value, kinds(field.type), sub_type=element)

@@ -14,7 +14,7 @@ from featherweight.core.architecture import Reads
 from featherweight.core.lazy import torch
 from featherweight.core.stream import Visitor
 
-Act = Callable[[int, torch.nn.Module, Reads, torch.Tensor], None]
+Act = Callable[[int, "torch.nn.Module", Reads, "torch.Tensor"], None]
 """Takes a block's index and module, a group of linears, and the moment of their input, float32 on the CPU."""
 
 

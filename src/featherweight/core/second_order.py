@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from featherweight.core.lazy import torch
 
-Decide = Callable[[int, torch.Tensor], torch.Tensor]
+Decide = Callable[[int, "torch.Tensor"], "torch.Tensor"]
 """Takes a column index and its present weights [rows]; returns what they become."""
 
-StartBlock = Callable[[int, torch.Tensor], None]
+StartBlock = Callable[[int, "torch.Tensor"], None]
 """Takes the first column of a block and the block's present weights [columns, rows]; may prepare decisions."""
 
 

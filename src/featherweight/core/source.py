@@ -10,6 +10,7 @@ from featherweight.core.checkpoint import read_config, read_entries
 from featherweight.core.errors import CheckpointError
 from featherweight.core.gguf_file import open_gguf
 from featherweight.core.model import Model
+from featherweight.core.quantized_folder import join_quantized
 
 
 def default_cache() -> Path:
@@ -54,7 +55,8 @@ def open_folder(folder: Path, trust: bool = False) -> Model:
     config = read_config(folder)
     model = Model(config, {}, folder)
     tied = model.architecture.tied
-    entries = read_entries(folder, trust)
+    entries = join_quantized(read_entries(folder, trust), config, folder)
+    config.pop("quantization_config", None)  # the entries hold the formats from here on
     kept = {name: entry for name, entry in entries.items() if not _redundant(name, tied)}
     opened = Model(config, kept, folder)
     _check_complete(opened)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from featherweight.core.errors import RecipeError, nearest
+from featherweight.core.errors import FeatherweightError, RecipeError, nearest
 
 if TYPE_CHECKING:
     from featherweight.core.model import Model
@@ -164,6 +164,8 @@ def build(name: str, fields: dict[str, Any]) -> Technique:
         raise RecipeError(f"field {unknown[0]!r} of {cls.name}", "is unknown", hint)
     try:
         return cls(**fields)
+    except FeatherweightError as error:
+        raise RecipeError(f"{cls.name} with {error.what}", error.why, error.mend) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ _SHAPE: dict[str, Any] = {
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
 _EXTRA: dict[str, dict[str, Any]] = {
+    # llama.cpp wants heads x head_dim = hidden of these two.
     "phi3": {"hidden_size": 128, "rope_scaling": None},
+    "qwen2": {"hidden_size": 128},
     "gemma3_text": {"sliding_window": 64, "query_pre_attn_scalar": 32, "tie_word_embeddings": True},
 }
 
@@ -39,6 +42,7 @@ def tiny_model(folder: Path, model_type: str = "llama", seed: int = 0, dtype: st
         changes: configuration keys to set, for example `tie_word_embeddings=True`, `num_hidden_layers=4`.
     """
     extra = "-".join(f"{key}={value}" for key, value in sorted(changes.items()))
+    extra = hashlib.sha256(extra.encode()).hexdigest()[:12] if len(extra) > 80 else extra
     target = folder / f"{model_type}-{seed}-{dtype}{'-' + extra if extra else ''}"
     if target.is_dir():
         return target

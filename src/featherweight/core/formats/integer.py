@@ -6,11 +6,13 @@ asymmetric, one zero point a group. Scales are fitted after rounding to bf16, so
 
 from __future__ import annotations
 
+import math
 import re
 
 from featherweight.core.errors import FormatError
 from featherweight.core.formats.base import Format, Grid, Packed
 from featherweight.core.lazy import torch
+from featherweight.core.shards import DTYPE_BYTES
 
 NAME = re.compile(r"int([2-8])-(?:g(\d+)|channel)(-asym)?")
 
@@ -46,12 +48,21 @@ class PackedInteger(Format):
         words = -(-columns * self.bits // 32) * 32
         return words + self._groups(columns) * (16 if self.symmetric else 16 + self.bits)
 
-    def tensor_bytes(self, shape: tuple[int, ...]) -> int:
+    def part_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """safetensors type and shape of each stored part of a [rows, columns] matrix."""
         rows, columns = shape
-        words = -(-columns * self.bits // 32) * 4
         groups = self._groups(columns)
-        zero_words = 0 if self.symmetric else -(-rows * self.bits // 32) * 4
-        return rows * (words + 2 * groups) + zero_words * groups + 16  # 16: the stored shape, two int64
+        parts: dict[str, tuple[str, tuple[int, ...]]] = {
+            "weight_packed": ("I32", (rows, -(-columns * self.bits // 32))),
+            "weight_scale": ("BF16", (rows, groups)),
+            "weight_shape": ("I64", (2,)),
+        }
+        if not self.symmetric:
+            parts["weight_zero_point"] = ("I32", (-(-rows * self.bits // 32), groups))
+        return parts
+
+    def tensor_bytes(self, shape: tuple[int, ...]) -> int:
+        return sum(DTYPE_BYTES[dtype] * math.prod(part) for dtype, part in self.part_shapes(shape).values())
 
     def fit(self, weight: torch.Tensor, importance: torch.Tensor | None = None) -> Packed:
         rows, columns = weight.shape
@@ -113,8 +124,10 @@ class PackedInteger(Format):
         scale = packed.parts["weight_scale"]
         if self.symmetric:
             return torch.zeros(scale.shape)
-        shape = torch.Size(scale.shape)
-        return unpack_from_int32(packed.parts["weight_zero_point"], self.bits, shape, packed_dim=0).float()
+        # Packed along rows; unpacked here along the last dimension of a fresh copy, because the library cannot view a
+        # single word a column.
+        words = packed.parts["weight_zero_point"].T.clone(memory_format=torch.contiguous_format)
+        return unpack_from_int32(words, self.bits, torch.Size((scale.shape[1], scale.shape[0]))).T.float()
 
     def codes(self, packed: Packed) -> torch.Tensor:
         from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32

@@ -1,0 +1,29 @@
+"""The Typer application: every verb, registered."""
+
+from __future__ import annotations
+
+import typer
+
+from featherweight.cli import apply, fit, list_, plan, report, show, verify
+
+app = typer.Typer(
+    name="featherweight",
+    help="Takes an open-weight model and a deployment budget and returns a model that meets it, with a receipt for "
+    "every step.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("fit")(fit.fit)
+app.command("plan")(plan.plan)
+app.command("apply")(apply.apply)
+app.command("verify")(verify.verify)
+app.command("report")(report.report)
+app.command("list")(list_.list_techniques)
+app.command("show")(show.show)
+
+
+@app.callback()
+def _root() -> None:
+    """Shrinks open-weight models to a deployment budget."""

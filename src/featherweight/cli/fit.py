@@ -1,0 +1,58 @@
+"""featherweight fit: make a model that meets a budget."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featherweight.cli import options
+
+
+def fit(
+    model: options.Model,
+    memory: options.Memory = None,
+    quality: options.Quality = None,
+    latency: options.Latency = None,
+    resident: options.Resident = None,
+    context: options.Context = 512,
+    threads: options.Threads = None,
+    out: options.Out = None,
+    format: Annotated[str, typer.Option(help="gguf (llama.cpp) or hf (Hugging Face, compressed-tensors)")] = "gguf",
+    text: options.Text = None,
+    trials: Annotated[int, typer.Option(min=0, help="variations to try around the best candidate")] = 2,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    reuse: Annotated[str | None, typer.Option(help="an earlier run whose measurements are taken over")] = None,
+    resume: options.Resume = False,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="first run everything on a tiny random model")] = False,
+    tasks: Annotated[str | None, typer.Option(help="lm-evaluation-harness tasks to run at the end: a,b")] = None,
+    trust: options.Trust = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Finds, makes, exports and measures a smaller model that meets a budget."""
+    from featherweight.cli.progress import progress
+    from featherweight.cli.tables import print_fit
+    from featherweight.core.budget import Budget
+    from featherweight.verbs.fit import fit as run
+    from featherweight.verbs.prepare import Settings
+    from featherweight.verbs.report import report
+
+    budget = Budget(
+        memory=memory, quality=quality, latency=latency, resident=resident, context=context, threads=threads
+    )
+    result = run(
+        model,
+        budget,
+        out,
+        format=format,
+        text=text,
+        settings=Settings(trials=trials, seed=seed, device=device),
+        reuse=reuse,
+        resume=resume,
+        rehearsal=rehearse,
+        trust=trust,
+        progress=progress(quiet),
+    )
+    print_fit(result.facts, result.folder, report(result.folder))
+    raise typer.Exit(0 if result.met else 1)

@@ -1,0 +1,25 @@
+"""Options that several verbs share, so that they are spelled and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(help="a Hugging Face folder, a .gguf file, a hub name, or smollm2-135m")]
+Memory = Annotated[
+    str | None, typer.Option(help="bytes of the exported file: 92MB, 90MiB, or 45% of the parent in bf16")
+]
+Resident = Annotated[str | None, typer.Option(help="peak resident memory of a fresh process that serves the model")]
+Latency = Annotated[str | None, typer.Option(help="time a decoded token on this machine: 30ms")]
+Quality = Annotated[str | None, typer.Option(help="least parent perplexity / child perplexity: 85%")]
+Context = Annotated[int, typer.Option(help="tokens of context at which --resident is measured")]
+Threads = Annotated[int | None, typer.Option(help="processor threads for measuring; all by default")]
+Text = Annotated[str | None, typer.Option(help="calibration and test text: a .txt or .jsonl file, or hf:DATASET")]
+Seed = Annotated[int, typer.Option(help="of every random choice")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="read pickled weights, which can run code")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print only the result")]
+Device = Annotated[str, typer.Option(help="cpu or cuda")]
+Out = Annotated[Path | None, typer.Option(help="folder of the run")]

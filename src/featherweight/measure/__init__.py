@@ -1,0 +1,1 @@
+"""Measurements: quality, sensitivity, latency, memory. Each gives numbers, none judges."""

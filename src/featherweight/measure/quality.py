@@ -1,0 +1,180 @@
+"""Quality of a child against its parent on the same tokens: perplexity ratio, KL divergence, top-1 agreement.
+
+The parent is kept as its final hidden states (a few hundred numbers a token instead of a vocabulary of logits): its
+exact logits come back with one matrix product, so any number of candidates is compared without running it again.
+Intervals are bootstrap intervals over documents, paired: parent and child are resampled together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featherweight.core.data import TokenSet
+from featherweight.core.lazy import np, torch
+from featherweight.core.model import Model
+from featherweight.core.run import Run
+from featherweight.core.stream import head_weight, stream
+
+_CHUNK = 512  # tokens whose logits are in memory at once
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a child does token by token; every array is float32 [rows, tokens - 1] (the last token predicts nothing).
+
+    Attributes:
+        parent_nll, child_nll: negative log-likelihood of the next token, nats.
+        kl: KL(parent || child) of the next-token distribution, nats.
+        agree: 1 where both give the same most likely token.
+        tokens: the rows that were measured.
+    """
+
+    parent_nll: np.ndarray
+    child_nll: np.ndarray
+    kl: np.ndarray
+    agree: np.ndarray
+    tokens: TokenSet
+
+    def rows(self, chosen: Sequence[int]) -> Scores:
+        """Some of the rows."""
+        some = list(chosen)
+        return Scores(
+            self.parent_nll[some], self.child_nll[some], self.kl[some], self.agree[some], self.tokens.rows(some)
+        )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Numbers of a child relative to its parent, with 95 % bootstrap intervals (low, high).
+
+    Attributes:
+        ratio: parent perplexity / child perplexity; 1 = as good.
+        kl: mean KL divergence, nats a token.
+        agreement: share of tokens with the same most likely next token.
+        parent_perplexity, child_perplexity: over all measured tokens.
+        tokens, documents: how much was measured.
+    """
+
+    ratio: float
+    ratio_interval: tuple[float, float]
+    kl: float
+    kl_interval: tuple[float, float]
+    agreement: float
+    agreement_interval: tuple[float, float]
+    parent_perplexity: float
+    child_perplexity: float
+    tokens: int
+    documents: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.__dict__.items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Quality:
+        """Reads what `to_dict` writes."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**fields)
+
+
+def hidden_states(model: Model, tokens: TokenSet, run: Run, advance: Callable[[], None] | None = None) -> torch.Tensor:
+    """Final hidden states of a model, float32 [rows, tokens, hidden], kept in the run's store."""
+    facts = {"model": model.fingerprint, "tokens": tokens.digest}
+    made = run.store.tensors(
+        "hidden", facts, lambda: {"hidden": stream(model, tokens.ids, device=run.device, advance=advance).cpu()}
+    )
+    return made["hidden"]
+
+
+def compare(parent: Model, child: Model, tokens: TokenSet, run: Run) -> Scores:
+    """Token-by-token comparison of a child with its parent."""
+    reference = hidden_states(parent, tokens, run)
+    with run.progress.track("measuring quality", child.architecture.blocks) as advance:
+        hidden = stream(child, tokens.ids, device=run.device, advance=advance)
+    return score(reference, hidden, head_weight(parent), head_weight(child), tokens)
+
+
+def score(
+    parent_hidden: torch.Tensor,
+    child_hidden: torch.Tensor,
+    parent_head: torch.Tensor,
+    child_head: torch.Tensor,
+    tokens: TokenSet,
+) -> Scores:
+    """Scores from final hidden states and head matrices; logits exist for a few hundred tokens at a time."""
+    rows, length = tokens.ids.shape
+    device = child_hidden.device
+    targets = tokens.ids[:, 1:].reshape(-1).to(device)
+    ours = child_hidden[:, :-1].reshape(-1, child_hidden.shape[-1])
+    theirs = parent_hidden[:, :-1].reshape(-1, parent_hidden.shape[-1]).to(device)
+    parent_head, child_head = parent_head.to(device), child_head.to(device)
+    results: list[list[torch.Tensor]] = [[], [], [], []]
+    with torch.inference_mode():
+        for first in range(0, len(targets), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            p = torch.log_softmax(theirs[part] @ parent_head.T, -1)
+            q = torch.log_softmax(ours[part] @ child_head.T, -1)
+            chosen = targets[part, None]
+            results[0].append(-p.gather(1, chosen)[:, 0])
+            results[1].append(-q.gather(1, chosen)[:, 0])
+            results[3].append((p.argmax(-1) == q.argmax(-1)).float())
+            # A divergence is never negative; rounding can make it so by a hair.
+            results[2].append((p.exp() * (p - q)).sum(-1).clamp(min=0))
+    parent_nll, child_nll, kl, agree = (torch.cat(each).reshape(rows, length - 1).cpu().numpy() for each in results)
+    return Scores(parent_nll, child_nll, kl, agree, tokens)
+
+
+def summarize(scores: Scores, seed: int = 0) -> Quality:
+    """One set of numbers over all tokens, with intervals."""
+    groups, weights = _documents(scores.tokens)
+    columns = np.stack(
+        [_totals(array, groups) for array in (scores.parent_nll, scores.child_nll, scores.kl, scores.agree)]
+    )
+    per_row = scores.kl.shape[1]
+    counts = weights * per_row
+    draws = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
+    sampled = (draws @ columns.T) / (draws @ counts)[:, None]
+    ratio = np.exp(sampled[:, 0] - sampled[:, 1])
+    parent, child, kl, agreement = columns.sum(1) / counts.sum()
+    return Quality(
+        ratio=math.exp(parent - child),
+        ratio_interval=_interval(ratio),
+        kl=float(kl),
+        kl_interval=_interval(sampled[:, 2]),
+        agreement=float(agreement),
+        agreement_interval=_interval(sampled[:, 3]),
+        parent_perplexity=math.exp(parent),
+        child_perplexity=math.exp(child),
+        tokens=int(scores.kl.size),
+        documents=len(counts),
+    )
+
+
+def by_domain(scores: Scores, seed: int = 0) -> dict[str, Quality]:
+    """The same numbers for each domain by itself."""
+    result = {}
+    for domain in dict.fromkeys(scores.tokens.domains):
+        rows = [row for row, each in enumerate(scores.tokens.domains) if each == domain]
+        result[domain] = summarize(scores.rows(rows), seed)
+    return result
+
+
+def _documents(tokens: TokenSet) -> tuple[np.ndarray, np.ndarray]:
+    """Index of each row's document, and the number of rows of each document."""
+    _, groups, weights = np.unique(np.asarray(tokens.documents), return_inverse=True, return_counts=True)
+    return groups, weights
+
+
+def _totals(array: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    return np.bincount(groups, weights=array.sum(1, dtype=np.float64))
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""The planner: candidate recipes, what they are expected to cost, which are worth measuring, which is best."""

@@ -1,0 +1,143 @@
+"""Study: one parent with its data, its goal and everything that is known before a candidate is run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from featherweight.core.architecture import block_index
+from featherweight.core.data import TokenSet
+from featherweight.core.formats import get
+from featherweight.core.model import Model
+from featherweight.core.precision import RUNTIME_FORMATS
+from featherweight.core.run import Run
+from featherweight.measure.removal import removals
+from featherweight.measure.sensitivity import sensitivities
+from featherweight.plan.candidates import CUTS, Candidate, Cut, Prior, candidates, smallest
+from featherweight.plan.cost import LatencyModel
+from featherweight.plan.exporter import Exporter
+from featherweight.plan.goal import Goal
+
+_TABLE_ROWS = 16
+_MARGIN = 0.015  # how far the lower end of the quality interval lies below its middle, for choosing what to try
+_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a plan is made from.
+
+    Attributes:
+        parent: the model.
+        exporter: of the format asked for.
+        goal: limits in absolute units.
+        calibration: rows to tune on; `selection`: rows to choose on; `held_out`: rows to judge on.
+        run: seed, store, progress; its calibration is `calibration`.
+        latency_model: expected decode time; None where no latency limit is set.
+        resident_overhead: bytes that a serving process takes beside the file; None where no limit is set.
+    """
+
+    parent: Model
+    exporter: Exporter
+    goal: Goal
+    calibration: TokenSet
+    selection: TokenSet
+    held_out: TokenSet
+    run: Run
+    latency_model: LatencyModel | None = None
+    resident_overhead: int | None = None
+
+    @functools.cached_property
+    def prior(self) -> Prior:
+        """Expected damage of rounding and of removing, measured once and kept in the run's store."""
+        rows = self.calibration.spread(_TABLE_ROWS)
+        kinds = RUNTIME_FORMATS[self.exporter.runtime]
+        tables = {
+            name: sensitivities(self.parent, rows, kinds, self.run, feedback=name == "feedback")
+            for name in ("feedback", "nearest")
+        }
+        shares = sorted({cut.ffn for cut in CUTS if cut.ffn < 1})
+        removal = removals(self.parent, rows.spread(max(4, _TABLE_ROWS // 3)), shares, self.run)
+        return Prior(self.parent, tables, removal, self.overhead, self.exporter.runtime)
+
+    @functools.cached_property
+    def parent_bytes(self) -> int:
+        """Bytes of the parent's own file, every matrix in bf16."""
+        return self.exporter.file_bytes(self.parent, self._in_bf16)
+
+    @property
+    def _in_bf16(self) -> dict[str, str]:
+        return dict.fromkeys(self.parent.architecture.quantizable(), "BF16")
+
+    @functools.cached_property
+    def overhead(self) -> int:
+        """Bytes of a file that are not tensors: header, tokenizer, alignment at its worst."""
+        vectors = "F32" if self.exporter.runtime == "gguf" else "BF16"
+        tensors = sum(
+            get(self._in_bf16.get(name, vectors)).tensor_bytes(entry.shape)
+            for name, entry in self.parent.entries.items()
+        )
+        return self.parent_bytes - tensors + 32 * len(self.parent.entries)
+
+    def best(self, size: int, cut: Cut | None = None) -> Candidate | None:
+        """The candidate of least expected damage whose file takes at most `size` bytes."""
+        found = candidates(self.prior, [size], CUTS if cut is None else [cut], ["gptq"])
+        return found[0] if found else None
+
+    @functools.cached_property
+    def curve(self) -> list[Candidate]:
+        """The best expected candidate at each of many sizes, smallest first: the expected frontier."""
+        low, high = smallest(self.prior), self.parent_bytes
+        sizes = [int(low * (high / low) ** (step / (_STEPS - 1))) for step in range(_STEPS)]
+        # Cuts are only tried where rounding alone does not get that small: each solution costs some milliseconds.
+        found = [self.best(size, Cut()) or self.best(size) for size in sizes]
+        return [each for each in found if each is not None]
+
+    def sizes(self) -> list[int]:
+        """File sizes worth trying: the one that the goal asks for first, then others for the frontier."""
+        ceiling = self._ceiling()
+        floor = self.goal.quality
+        if self.goal.memory is None and floor is not None:
+            enough = [each for each in self.curve if each.ratio - _MARGIN >= floor and each.memory <= ceiling]
+            ceiling = min([each.memory for each in enough], default=ceiling)
+        return [ceiling, *self._neighbours(ceiling)]
+
+    def _ceiling(self) -> int:
+        limits = [self.parent_bytes]
+        if self.goal.memory is not None:
+            limits.append(self.goal.memory)
+        if self.goal.resident is not None and self.resident_overhead is not None:
+            limits.append(self.goal.resident - self.resident_overhead)
+        if self.goal.latency is not None and self.latency_model is not None:
+            fast = [each.memory for each in self.curve if self._seconds(each) <= self.goal.latency]
+            limits.append(max(fast, default=smallest(self.prior)))
+        return max(min(limits), smallest(self.prior))
+
+    def _neighbours(self, size: int) -> list[int]:
+        """One smaller size, if it is possible at all."""
+        below = int(size * 0.88)
+        return [below] if below >= smallest(self.prior) else []
+
+    def _seconds(self, candidate: Candidate) -> float:
+        assert self.latency_model is not None
+        return self.latency_model.seconds(candidate.formats)
+
+    def seconds(self, candidate: Candidate) -> float | None:
+        """Expected seconds a decoded token."""
+        return None if self.latency_model is None else self._seconds(candidate)
+
+    def needed(self, quality: float) -> Candidate | None:
+        """The smallest expected candidate that reaches a quality."""
+        enough = [each for each in self.curve if each.ratio - _MARGIN >= quality]
+        return min(enough, key=lambda each: each.memory, default=None)
+
+
+def precision_map(formats: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Formats by block and by part of the block, for a table or a picture; what is in no block is under "-"."""
+    result: dict[str, dict[str, str]] = {}
+    for name, kind in formats.items():
+        block = block_index(name)
+        row = result.setdefault("-" if block is None else str(block), {})
+        row[name.removesuffix(".weight").rsplit(".", 1)[-1]] = kind
+    return result

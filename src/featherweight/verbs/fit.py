@@ -1,0 +1,177 @@
+"""fit: a model and a budget in, a model that meets it out, with receipts, an exported file and a report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featherweight.core.budget import Budget
+from featherweight.core.model import Model
+from featherweight.core.progress import Progress
+from featherweight.core.receipt import versions
+from featherweight.core.run import Run
+from featherweight.core.store import Store
+from featherweight.core.workspace import Workspace, check_free, open_workspace
+from featherweight.export.exporters import exporter
+from featherweight.plan.choose import explain_infeasible, ranked
+from featherweight.plan.evaluate import Evaluator
+from featherweight.plan.exporter import Exporter
+from featherweight.plan.goal import Goal
+from featherweight.plan.planner import Plan, make_plan
+from featherweight.plan.study import Study
+from featherweight.verbs.facts import gather_facts
+from featherweight.verbs.finish import Finished, finish
+from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, read_text, token_rows
+from featherweight.verbs.rehearse import rehearse
+from featherweight.verbs.timing import parent_figures
+
+_ATTEMPTS = 3  # candidates that may be exported before a budget is called unmet
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit came to.
+
+    Attributes:
+        met: whether every limit was met, measured on the exported file.
+        folder: the run's folder; `folder / "final"` is the model where one was made.
+        facts: everything that the report shows, as written to `result.json`.
+    """
+
+    met: bool
+    folder: Path
+    facts: Mapping[str, Any]
+
+
+def fit(
+    model: str | Path,
+    budget: Budget,
+    out: str | Path | None = None,
+    *,
+    format: str = "gguf",
+    text: str | Path | None = None,
+    settings: Settings | None = None,
+    reuse: str | Path | None = None,
+    resume: bool = False,
+    rehearsal: bool = False,
+    trust: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Finds, makes, exports and measures a smaller model that meets a budget.
+
+    Args:
+        model: a Hugging Face folder, a .gguf file, "smollm2-135m" or a hub name.
+        budget: the limits.
+        out: the run's folder; None = runs/<model>-<budget>.
+        format: "gguf" (llama.cpp) or "hf" (Hugging Face folder, compressed-tensors).
+        text: a .txt or .jsonl file, or "hf:DATASET"; None = prose, code and chat that are at hand.
+        settings: how much is spent on deciding.
+        reuse: an earlier run whose measurements are taken over; the new budget is then solved without new ones.
+        resume: go on with an interrupted run in `out`.
+        rehearsal: first run everything on a two-block random model of the same architecture.
+        trust: allow pickled weights.
+        cache: where converted models are kept.
+        progress: shows what is going on.
+
+    Raises:
+        FeatherweightError: a bad input; nothing was written.
+    """
+    started = time.perf_counter()
+    settings, progress = settings or Settings(), progress or Progress()
+    writer = exporter(format)
+    documents = read_text(text)
+    folder = Path(out) if out is not None else default_folder(str(model), budget)
+    check_free(folder, resume)
+    parent = open_parent(model, cache, trust)
+    parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
+    goal = Goal.of(budget, parent_bytes)
+    rows = token_rows(parent, documents, settings, progress, cache_folder(cache))
+    if rehearsal:
+        rehearse(parent, format, settings, progress)
+    inputs = {
+        "model": parent.fingerprint, "budget": budget.model_dump(), "format": format, "settings": settings.to_dict(),
+        "text": {name: each["digest"] for name, each in rows.to_dict().items()}, "versions": versions(),
+    }  # fmt: skip
+    workspace = open_workspace(folder, inputs, resume)
+    run = _run(rows, settings, progress, workspace, parent, reuse)
+    study = _study(parent, writer, goal, rows, run, budget)
+    evaluator = _evaluator(study, settings, workspace, budget)
+    plan = make_plan(study, evaluator, settings.trials, workspace.study, measure=reuse is None)
+    finished = _finish_best(study, plan, evaluator, workspace, budget)
+    met = finished is not None and not finished.missed
+    seconds = time.perf_counter() - started
+    facts = gather_facts(str(model), budget, study, rows, plan, finished, workspace, seconds)
+    facts |= {"met": met, "why": None if met else explain_infeasible(study, plan.trials)}
+    workspace.write(workspace.result, json.dumps(facts, indent=1))
+    return FitResult(met, folder, facts)
+
+
+def default_folder(model: str, budget: Budget) -> Path:
+    """runs/<model>-<first limit>, numbered when it exists."""
+    size = next((str(limit) for limit in (budget.memory, budget.quality, budget.latency, budget.resident) if limit), "")
+    base = Path("runs") / f"{Path(model).stem}-{size}"
+    number, folder = 1, base
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _run(
+    rows: Rows, settings: Settings, progress: Progress, workspace: Workspace, parent: Model, reuse: str | Path | None
+) -> Run:
+    others = [Workspace(Path(reuse)).measurements] if reuse is not None else []
+    return Run(
+        calibration=rows.calibration,
+        seed=settings.seed,
+        device=settings.device,
+        parent=parent,
+        progress=progress,
+        store=Store(workspace.measurements, others),
+        scratch=workspace.scratch,
+    )
+
+
+def _study(parent: Model, writer: Exporter, goal: Goal, rows: Rows, run: Run, budget: Budget) -> Study:
+    figures = parent_figures(parent, writer, run, budget, goal)
+    return Study(
+        parent, writer, goal, rows.calibration, rows.selection, rows.held_out, run,
+        figures.latency_model, figures.resident_overhead,
+    )  # fmt: skip
+
+
+def _evaluator(study: Study, settings: Settings, workspace: Workspace, budget: Budget) -> Evaluator:
+    def latency(model: Model) -> float:
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory(dir=workspace.folder, prefix=".latency-") as folder:
+            path = study.exporter.write(model, Path(folder))
+            return float(study.exporter.latency(path, budget.threads)["seconds"])
+
+    return Evaluator(
+        study.parent,
+        study.run,
+        study.selection,
+        settings.probe_rows,
+        study.exporter.file_bytes,
+        latency if study.goal.latency is not None else None,
+        workspace.steps,
+    )
+
+
+def _finish_best(
+    study: Study, plan: Plan, evaluator: Evaluator, workspace: Workspace, budget: Budget
+) -> Finished | None:
+    """Exports the best-ranked candidates until one meets every limit on the file itself."""
+    finished: Finished | None = None
+    for trial, closeness in ranked(plan.trials, study.goal, study.parent_bytes)[:_ATTEMPTS]:
+        study.run.progress.say(f"making {trial.candidate.recipe}")
+        finished = finish(study, trial, closeness, evaluator, workspace, budget)
+        if not finished.missed:
+            return finished
+    return finished

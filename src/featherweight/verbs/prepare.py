@@ -1,0 +1,103 @@
+"""What fit, plan, apply and verify start with: the parent, its text as token rows, its exporter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from featherweight.core.chat import write_chat
+from featherweight.core.data import Documents, TokenSet, default_documents, read_documents, split_documents, tokenize
+from featherweight.core.model import Model
+from featherweight.core.progress import Progress
+from featherweight.core.run import Run
+from featherweight.core.source import default_cache, open_model
+from featherweight.core.store import Store
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is spent on deciding; every number is part of a run's inputs.
+
+    Attributes:
+        length: tokens a row.
+        calibration_rows, selection_rows, held_out_rows: rows to tune on, to choose on, to judge on.
+        probe_rows: rows of a candidate's first look.
+        trials: variations that Optuna tries around the best candidate.
+        seed: of every random choice.
+        device: "cpu" or "cuda".
+    """
+
+    length: int = 256
+    calibration_rows: int = 32
+    selection_rows: int = 18
+    held_out_rows: int = 24
+    probe_rows: int = 6
+    trials: int = 2
+    seed: int = 0
+    device: str = "cpu"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token rows of the three splits."""
+
+    calibration: TokenSet
+    selection: TokenSet
+    held_out: TokenSet
+
+    def to_dict(self) -> dict[str, Any]:
+        """Digest, tokens and domains of each split."""
+        return {
+            name: {
+                "digest": rows.digest,
+                "tokens": rows.count,
+                "domains": {domain: rows.domains.count(domain) for domain in dict.fromkeys(rows.domains)},
+            }
+            for name, rows in (
+                ("calibration", self.calibration), ("selection", self.selection), ("held-out", self.held_out),
+            )
+        }  # fmt: skip
+
+
+def open_parent(name: str | Path, cache: Path | None = None, trust: bool = False) -> Model:
+    """The parent model, checked: readable, of a known architecture, without NaN."""
+    model = open_model(name, cache, trust)
+    _ = model.fingerprint
+    return model
+
+
+def read_text(text: str | Path | None) -> Documents | None:
+    """The user's documents, or None for the default text."""
+    return None if text is None else read_documents(str(text))
+
+
+def token_rows(model: Model, documents: Documents | None, settings: Settings, progress: Progress, cache: Path) -> Rows:
+    """Rows of the user's text, or of the default: prose and code that every Python has, chat that the model writes.
+
+    Raises:
+        DataError: a split is too short for two rows.
+    """
+    if documents is None:
+        chat_run = Run(
+            seed=settings.seed, device=settings.device, progress=progress, store=Store(cache / "measurements")
+        )
+        documents = {**default_documents(), "chat": write_chat(model, chat_run)}
+    splits = split_documents(documents, settings.seed)
+    rows = {
+        "calibration": settings.calibration_rows, "selection": settings.selection_rows,
+        "held-out": settings.held_out_rows,
+    }  # fmt: skip
+    made = {
+        name: tokenize(splits[name], model.tokenizer, count, settings.length, f"the {name} text")
+        for name, count in rows.items()
+    }
+    return Rows(made["calibration"], made["selection"], made["held-out"])
+
+
+def cache_folder(cache: Path | None) -> Path:
+    """Where converted models and self-written chat are kept."""
+    return cache or default_cache()

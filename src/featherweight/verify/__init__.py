@@ -1,0 +1,1 @@
+"""Verification: compares measurements of two models and decides."""
