@@ -33,6 +33,7 @@ lint: setup
 	$(BIN)/ruff check src tests claims benchmarks docs
 	$(BIN)/ruff format --check --quiet src tests claims benchmarks docs
 	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
 
 bench: setup
 	$(QUIET) $(BIN)/python benchmarks/same_bytes.py

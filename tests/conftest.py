@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import hypothesis
 import pytest
 import torch
 
@@ -22,6 +23,9 @@ from featherweight.core.model import Model
 from featherweight.core.source import open_model
 from featherweight.testing.tiny import tiny_model
 
+# The same examples every time: what a change breaks is then due to the change.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 

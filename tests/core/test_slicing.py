@@ -126,7 +126,8 @@ def test_any_plan_equals_zeroing(models_folder: Path, model_type: str, keep: Kee
     model = opened(models_folder, model_type)
     sliced = slice_model(model, keep)
     expected = zeroed_logits(model, keep)
-    assert (logits(sliced.module()) - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
+    # Norms compute in float32 whatever the weights are, and few channels amplify their rounding.
+    assert (logits(sliced.module()) - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1)
     assert sliced.parameters == parameter_formula(sliced)
 
 
