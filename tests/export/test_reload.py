@@ -11,10 +11,10 @@ import pytest
 import torch
 from rounding import all_in, linears_in
 
-from featherweight.core.checkpoint import whole_folder
 from featherweight.core.errors import CheckpointError, OutputError
 from featherweight.core.model import Model
 from featherweight.core.source import open_folder
+from featherweight.core.whole import whole_folder
 from featherweight.export import checked
 from featherweight.export.gguf import as_stored, write_gguf
 from featherweight.export.hugging_face import as_stored as as_stored_in_folder

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.checkpoint import Entry, Stored, whole_folder
+from featherweight.core.checkpoint import Entry, Stored
 from featherweight.core.errors import CheckpointError
 from featherweight.core.formats import Packed
 from featherweight.core.formats.floats import Float
@@ -24,6 +24,7 @@ from featherweight.core.gguf_metadata import Field, GgufFile, TensorInfo, read_g
 from featherweight.core.gguf_names import gguf_names, rotary_rows
 from featherweight.core.lazy import gguf, np, torch, transformers
 from featherweight.core.model import Model
+from featherweight.core.whole import whole_folder
 
 ROTARY = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 _PLAIN = {"F32", "F16", "BF16"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from featherweight.core.gguf_file import add_fields
 from featherweight.core.gguf_names import gguf_names, rotary_rows
 from featherweight.core.lazy import gguf, np, torch
 from featherweight.core.model import Model
+from featherweight.core.whole import whole_file
 from featherweight.export.gguf_header import add_hyper_parameters, file_type, rotary_tensors
 from featherweight.export.gguf_tokenizer import tokenizer_of
 
@@ -87,16 +87,8 @@ def write_gguf(model: Model, path: Path, matrices: Matrices = "BF16") -> None:
     """
     if path.exists():
         raise OutputError(str(path), "exists already", "choose another file or remove it")
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as draft:
         _write(model, draft, matrices)
-        os.replace(draft, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(str(path), f"could not be written ({reason})", "free some space and run again") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write(model: Model, path: Path, matrices: Matrices) -> None:

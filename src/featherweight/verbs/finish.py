@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import Budget
-from featherweight.core.checkpoint import whole_folder
 from featherweight.core.model import Model
 from featherweight.core.receipt import Ledger, versions
 from featherweight.core.recipe import Recipe
 from featherweight.core.source import open_model
 from featherweight.core.steps import Applied
+from featherweight.core.whole import whole_folder
 from featherweight.core.workspace import Workspace
 from featherweight.export.card import write_card
 from featherweight.measure.quality import Quality, by_domain, compare, summarize

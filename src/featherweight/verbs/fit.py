@@ -29,7 +29,7 @@ from featherweight.verbs.facts import gather_facts
 from featherweight.verbs.finish import Finished, finish
 from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, read_text, token_rows
 from featherweight.verbs.rehearse import rehearse
-from featherweight.verbs.timing import parent_figures
+from featherweight.verbs.timing import decode_seconds, parent_figures
 
 _ATTEMPTS = 3  # candidates that may be exported before a budget is called unmet
 
@@ -158,20 +158,13 @@ def _study(parent: Model, writer: Exporter, goal: Goal, rows: Rows, run: Run, bu
 
 
 def _evaluator(study: Study, settings: Settings, workspace: Workspace, budget: Budget) -> Evaluator:
-    def latency(model: Model) -> float:
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory(dir=workspace.folder, prefix=".latency-") as folder:
-            path = study.exporter.write(model, Path(folder))
-            return float(study.exporter.latency(path, budget.threads)["seconds"])
-
     return Evaluator(
         study.parent,
         study.run,
         study.selection,
         settings.probe_rows,
         study.exporter.file_bytes,
-        latency if study.goal.latency is not None else None,
+        (lambda model: decode_seconds(model, study.exporter, study.run, budget)) if study.goal.latency else None,
         workspace.steps,
     )
 
