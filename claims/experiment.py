@@ -138,7 +138,7 @@ class Experiment:
             "calibration": f"{CALIBRATION_ROWS} rows of {LENGTH} tokens, seeds {list(SEEDS)}",
             "evaluation": f"{EVALUATION_ROWS} held-out rows of {LENGTH} tokens",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "seconds": round(time.monotonic() - self.started),
+            "cpu_seconds": round(time.process_time()),
         }  # fmt: skip
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featherweight.core import checkpoint
+from featherweight.core import checkpoint, shards
 from featherweight.core.errors import CheckpointError, OutputError, UnsupportedArchitecture
 from featherweight.core.formats import get
 from featherweight.core.source import open_folder, open_model
@@ -30,7 +30,7 @@ def test_saved_model_has_the_same_fingerprint(tiny: Path, tmp_path: Path) -> Non
 
 def test_sharded_equals_single(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = open_folder(tiny)
-    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
     model.save(tmp_path / "sharded")
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
     assert open_folder(tmp_path / "sharded").fingerprint == model.fingerprint
@@ -132,7 +132,7 @@ class TestBadInput:
             open_model(copy)
 
     def test_missing_shard(self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(checkpoint, "SHARD_BYTES", 100_000)
+        monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
         open_folder(tiny).save(tmp_path / "sharded")
         next((tmp_path / "sharded").glob("model-00002-*")).unlink()
         with pytest.raises(CheckpointError, match="lacks the shard"):

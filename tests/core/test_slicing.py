@@ -47,11 +47,8 @@ def zeroed_logits(model: Model, keep: Keep) -> torch.Tensor:
             block.forward = lambda states, *args, **kwargs: states
             continue
         if keep.hidden is not None and hasattr(block.self_attn, "q_norm"):
-            # The configuration has one epsilon for all norms, so these two get the rescaled one (see the module).
-            for norm in (block.self_attn.q_norm, block.self_attn.k_norm):
-                norm.__dict__["variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps"] *= HIDDEN / len(
-                    keep.hidden
-                )
+            rescale_epsilon(block.self_attn.q_norm, HIDDEN / len(keep.hidden))
+            rescale_epsilon(block.self_attn.k_norm, HIDDEN / len(keep.hidden))
         for linear in (block.self_attn.o_proj, block.mlp.down_proj):
             linear.weight.data = linear.weight.data.clone()
             linear.weight.data[hidden] = 0
@@ -62,6 +59,12 @@ def zeroed_logits(model: Model, keep: Keep) -> torch.Tensor:
             for group in set(range(GROUPS)) - set(keep.groups[index]):
                 block.self_attn.o_proj.weight.data[:, group * width : (group + 1) * width] = 0
     return logits(module)
+
+
+def rescale_epsilon(norm: Any, factor: float) -> None:
+    """The configuration has one epsilon for all norms, so those inside the attention get the rescaled one as well."""
+    name = "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps"
+    setattr(norm, name, getattr(norm, name) * factor)
 
 
 def logits(module: Any) -> torch.Tensor:
@@ -123,7 +126,8 @@ def test_any_plan_equals_zeroing(models_folder: Path, model_type: str, keep: Kee
     model = opened(models_folder, model_type)
     sliced = slice_model(model, keep)
     expected = zeroed_logits(model, keep)
-    assert (logits(sliced.module()) - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
+    # Norms compute in float32 whatever the weights are, and few channels amplify their rounding.
+    assert (logits(sliced.module()) - expected).abs().max() <= 1e-4 * expected.abs().max().clamp(min=1)
     assert sliced.parameters == parameter_formula(sliced)
 
 
@@ -235,6 +239,14 @@ def test_other_columns_of_a_rounded_tensor_are_rounded_again(models_folder: Path
 
 def rounded(model: Model, name: str) -> Model:
     return model.with_changes({each: get(name).fit(model.tensor(each)) for each in model.architecture.linears()})
+
+
+def test_a_rounded_embedding_is_rescaled_and_rounded_once(models_folder: Path) -> None:
+    model = opened(models_folder, "gemma3_text")
+    model = model.with_changes({EMBEDDING: get("Q8_0").fit(model.tensor(EMBEDDING))})
+    sliced = slice_model(model, Keep(hidden=range(32)))
+    again = get("Q8_0").fit(model.tensor(EMBEDDING)[:, :32] * 2**0.5)
+    assert torch.equal(sliced.tensor(EMBEDDING), again.dequantize())
 
 
 def test_rows_that_no_longer_fit_the_format_are_refused(models_folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rounding import all_in, rounded
 
 from featherweight.core.errors import FormatError, OutputError
 from featherweight.core.formats import FLOATS, GGUF_BLOCKS, get
@@ -19,7 +20,6 @@ from featherweight.core.source import open_folder, open_model
 from featherweight.export.checked import export_gguf
 from featherweight.export.gguf import as_stored, gguf_size, write_gguf
 from featherweight.testing.tiny import tiny_model
-from rounding import all_in, rounded
 
 
 def assert_equal(left: Model, right: Model) -> None:
@@ -121,7 +121,7 @@ def test_size_refuses_what_cannot_be_written(tiny: Path) -> None:
 
 def test_integer_formats_are_refused_and_nothing_is_written(tiny: Path, tmp_path: Path) -> None:
     model = rounded(open_folder(tiny), {"model.layers.0.mlp.up_proj.weight": "int4-g32"})
-    with pytest.raises(FormatError, match="up_proj.weight in int4-g32: is in no format of GGUF files"):
+    with pytest.raises(FormatError, match=r"up_proj.weight in int4-g32: is in no format of GGUF files"):
         export_gguf(model, tmp_path / "model.gguf")
     assert not list(tmp_path.iterdir())
 

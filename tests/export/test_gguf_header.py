@@ -129,3 +129,8 @@ def test_context_ends_where_a_window_would_matter(model_type: str, models_folder
     export_gguf(model, tmp_path / "model.gguf")
     file = read_gguf(tmp_path / "model.gguf")
     assert file.get(f"{file.get('general.architecture')}.context_length") == 256
+
+
+def test_check_fits_into_a_short_context(models_folder: Path, tmp_path: Path) -> None:
+    model = open_folder(tiny_model(models_folder, "mistral", sliding_window=64))
+    assert export_gguf(model, tmp_path / "model.gguf").predictions == 6

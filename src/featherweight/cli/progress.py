@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,11 @@ from rich.progress import Progress as Bars
 
 from featherweight.core.progress import Progress
 
+_WORTH_A_LINE = 1.0  # seconds
+
 
 class TerminalProgress(Progress):
-    """Bars on a terminal, plain lines elsewhere; everything goes to standard error."""
+    """Bars on a terminal; elsewhere a line for each task that took a while; everything goes to standard error."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -21,7 +24,11 @@ class TerminalProgress(Progress):
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Callable[[], None]]:
         if not self.console.is_terminal:
+            started = time.perf_counter()
             yield lambda: None
+            seconds = time.perf_counter() - started
+            if seconds >= _WORTH_A_LINE:
+                self.say(f"  {label}: {seconds:.0f} s")
             return
         columns = (
             TextColumn("  {task.description}"),

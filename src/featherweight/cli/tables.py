@@ -75,8 +75,14 @@ def _print_numbers(console: Console, facts: Mapping[str, Any]) -> None:
     )
     row("prompt tokens/s", f"{parent['latency']['prefill']:.0f}", f"{chosen['latency']['prefill']:.0f}")
     row("resident", format_bytes(parent["resident"]), format_bytes(chosen["resident"]), "resident")
+    for score in facts.get("tasks", []):
+        row(f"{score['task']}, {score['metric']}", _rate(score, "parent"), _rate(score, "child"))
     console.print(table)
     console.print(f"recipe  {chosen['recipe']['steps']}", highlight=False, markup=False)
+
+
+def _rate(score: Mapping[str, Any], who: str) -> str:
+    return f"{score[who]:.1%} ± {score[f'{who}_error']:.1%}"
 
 
 def _print_infeasible(console: Console, why: Mapping[str, Any]) -> None:

@@ -9,17 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import shutil
 import struct
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.errors import CheckpointError, OutputError
+from featherweight.core.errors import CheckpointError
 from featherweight.core.formats import FLOATS, Packed, get
 from featherweight.core.lazy import torch
 from featherweight.core.shards import DTYPE_BYTES, INDEX, SINGLE, write_shards
@@ -232,31 +228,6 @@ def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[int, Callabl
 def _load_part(entry: Entry, part: str | None) -> torch.Tensor:
     stored = entry.load()
     return (stored if part is None else stored.parts[part]).contiguous()
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes `target` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        OutputError: `target` exists, or cannot be written.
-    """
-    if target.exists():
-        raise OutputError(str(target), "exists already", "choose another folder or remove it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise OutputError(str(target), f"cannot be written ({error.strerror})", "choose another folder") from None
-    try:
-        yield draft
-        draft.chmod(0o755)
-        os.replace(draft, target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(str(target), f"could not be written ({reason})", "free some space and run again") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def values(stored: Stored) -> torch.Tensor:

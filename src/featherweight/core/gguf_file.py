@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.checkpoint import Entry, Stored, whole_folder
+from featherweight.core.checkpoint import Entry, Stored
 from featherweight.core.errors import CheckpointError
 from featherweight.core.formats import Packed
 from featherweight.core.formats.floats import Float
@@ -24,9 +24,12 @@ from featherweight.core.gguf_metadata import Field, GgufFile, TensorInfo, read_g
 from featherweight.core.gguf_names import gguf_names, rotary_rows
 from featherweight.core.lazy import gguf, np, torch, transformers
 from featherweight.core.model import Model
+from featherweight.core.whole import whole_folder
 
+ROTARY = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 _PLAIN = {"F32", "F16", "BF16"}
 NAME = "general.name"
+_CONVERSION = 1  # raise when the conversion changes, so that old caches are not taken for new ones
 
 
 def open_gguf(path: Path, cache: Path) -> Model:
@@ -44,12 +47,26 @@ def open_gguf(path: Path, cache: Path) -> Model:
     companions = _companions(file, cache)
     config = json.loads((companions / "config.json").read_text(encoding="utf-8"))
     model = Model(config, {}, companions)
-    architecture = model.architecture
-    entries = {}
-    for name, target in gguf_names(architecture, _parameter_names(model)).items():
-        if target in file.tensors:
-            entries[name] = _entry(file, target, rotary_rows(architecture, name), _shift(model, name))
-    return model.with_changes(entries)
+    names = gguf_names(model.architecture, _parameter_names(model))
+    _check_complete(file, set(names.values()))
+    return model.with_changes({
+        name: _entry(file, target, rotary_rows(model.architecture, name), _shift(model, name))
+        for name, target in names.items()
+    })  # fmt: skip
+
+
+def _check_complete(file: GgufFile, expected: set[str]) -> None:
+    """Refuses a file whose tensors are not those of its metadata: it would compute another function."""
+    missing = sorted(expected - set(file.tensors))
+    if missing:
+        mend = "join its parts with llama-gguf-split" if file.get("split.count", 1) > 1 else "download it again"
+        raise CheckpointError(str(file.path), f"lacks the tensor {missing[0]}", mend)
+    extra = sorted(set(file.tensors) - expected - ROTARY)
+    if extra:
+        raise CheckpointError(
+            str(file.path), f"holds the tensor {extra[0]}, which its metadata have no place for",
+            "give the Hugging Face folder of this model",
+        )  # fmt: skip
 
 
 def _parameter_names(model: Model) -> list[str]:
@@ -90,7 +107,7 @@ def _companions(file: GgufFile, cache: Path) -> Path:
     """Configuration and tokenizer of a GGUF file as Hugging Face files, converted once."""
     model_type(file)
     facts = {key: field.value for key, field in file.fields.items() if key != "general.file_type"}
-    digest = hashlib.sha256(json.dumps([facts, sorted(file.tensors)]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([_CONVERSION, facts, sorted(file.tensors)]).encode()).hexdigest()
     target = cache / "gguf" / f"{file.path.stem}-{digest[:16]}"
     if target.is_dir():
         return target
@@ -99,11 +116,19 @@ def _companions(file: GgufFile, cache: Path) -> Path:
         if FILES in file.fields:
             unpack_files(file.get(FILES), file.fields, draft)
         else:
-            source = {"pretrained_model_name_or_path": str(file.path.parent), "gguf_file": file.path.name}
-            transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(draft)
+            _convert_tokenizer(file).save_pretrained(draft)
             repair_tokenizer(draft, str(file.get("tokenizer.ggml.pre")))
         write_vocabulary(file, draft / "tokenizer.gguf")
     return target
+
+
+def _convert_tokenizer(file: GgufFile) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(file.path.parent), gguf_file=file.path.name)
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            str(file.path), f"has a tokenizer that cannot be read ({error})", "give the Hugging Face folder"
+        ) from None
 
 
 def _config_text(file: GgufFile) -> str:

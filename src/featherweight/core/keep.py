@@ -14,7 +14,7 @@ from featherweight.core.architecture import EMBEDDING, FINAL_NORM, Architecture,
 from featherweight.core.errors import SliceError
 from featherweight.core.lazy import torch
 
-Picks = tuple[torch.Tensor | None, ...]
+Picks = tuple["torch.Tensor | None", ...]
 """For each dimension of a tensor the indices to keep, int64; None = all."""
 
 

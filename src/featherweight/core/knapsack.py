@@ -7,7 +7,10 @@ second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from featherweight.core.errors import BudgetError
 from featherweight.core.lazy import np
@@ -47,18 +50,33 @@ def allocate(loss: Table, cost: Mapping[str, Mapping[str, int]], budget: int, ga
     )
     # Costs in units of the budget keep the solver's tolerances meaningful; the margin keeps its slack out of the bytes.
     weights = np.array([[cost[item][choice] / budget for item, choice in pairs]])
-    solved = milp(
-        losses / scale,
-        constraints=[LinearConstraint(ones, 1, 1), LinearConstraint(weights, -np.inf, 1 - 1e-9)],
-        integrality=np.ones(len(pairs)),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": gap, "time_limit": 30.0},
-    )
+    with _silent():
+        solved = milp(
+            losses / scale,
+            constraints=[LinearConstraint(ones, 1, 1), LinearConstraint(weights, -np.inf, 1 - 1e-9)],
+            integrality=np.ones(len(pairs)),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": gap, "time_limit": 30.0},
+        )
     if solved.x is None:
         return _greedy(loss, cost, kept, budget)
     chosen = {item: choice for (item, choice), taken in zip(pairs, solved.x, strict=True) if taken > 0.5}
     total = sum(cost[item][choice] for item, choice in chosen.items())
     return chosen if total <= budget and len(chosen) == len(kept) else _greedy(loss, cost, kept, budget)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps off the terminal a line that HiGHS writes from C whatever its options say."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _undominated(loss: Mapping[str, float], cost: Mapping[str, int]) -> list[str]:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.architecture import EMBEDDING, HEAD, Architecture, describe, require_known
-from featherweight.core.checkpoint import Entry, Stored, entry_of, values, whole_folder, write_tensors
+from featherweight.core.checkpoint import Entry, Stored, entry_of, values, write_tensors
 from featherweight.core.errors import CheckpointError
 from featherweight.core.lazy import torch, transformers
+from featherweight.core.whole import whole_folder
 
 COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",

@@ -47,6 +47,7 @@ def write_shards(
             save_file({name: tensors[name][1]() for name in shard}, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+        (folder / file).chmod(0o644)  # safetensors makes files that only their owner may read
         if progress:
             progress(sum(tensors[name][0] for name in shard))
     if len(shards) > 1:

@@ -96,9 +96,10 @@ def _sliced_packed(packed: Packed, picks: Picks, factor: float) -> Packed:
     number_format = get(packed.format)
     if rows is not None:
         packed = number_format.take_rows(packed, rows)
-    if columns is not None:
-        packed = number_format.take_columns(packed, columns)
-    return packed if factor == 1.0 else number_format.fit(packed.dequantize() * factor)
+    if factor != 1.0:  # new values on new scales, rounded once
+        values = packed.dequantize()
+        return number_format.fit((values if columns is None else values[:, columns]) * factor)
+    return packed if columns is None else number_format.take_columns(packed, columns)
 
 
 def _changed_settings(model: Model, cut: Cut) -> dict[str, Any]:

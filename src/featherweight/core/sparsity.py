@@ -80,7 +80,7 @@ class Sparsifier(Technique):
             return lowest(scores.reshape(-1, width), width - kept).reshape(rows, columns)
         if compare == "row":
             return lowest(scores, round(self.sparsity * columns))
-        return lowest(scores.reshape(1, -1), round(self.sparsity * rows * columns)).reshape(rows, columns)
+        return lowest(scores.reshape(1, -1), round(self.sparsity * (rows * columns))).reshape(rows, columns)
 
 
 def nonzeros(pattern: str) -> tuple[int, int]:

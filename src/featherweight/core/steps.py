@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.checkpoint import read_entries, whole_folder, write_tensors
+from featherweight.core.checkpoint import read_entries, write_tensors
 from featherweight.core.memory import peak_memory
 from featherweight.core.model import Model
 from featherweight.core.receipt import versions
@@ -22,6 +22,7 @@ from featherweight.core.recipe import Recipe
 from featherweight.core.run import Run
 from featherweight.core.store import key_of
 from featherweight.core.technique import Technique
+from featherweight.core.whole import whole_folder
 
 _RECORD = "step.json"
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from featherweight.core.lazy import torch
+from featherweight.core.whole import whole_file
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -82,9 +82,6 @@ class Store:
         return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
     def _write(self, file: str, write: Callable[[Path], Any]) -> None:
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f".{file}.{os.getpid()}"
-        write(draft)
-        os.replace(draft, self.folder / file)
+        if self.folder is not None:
+            with whole_file(self.folder / file) as draft:
+                write(draft)

@@ -11,6 +11,7 @@ from typing import Any
 
 from featherweight.core.errors import OutputError, ResumeError
 from featherweight.core.receipt import Ledger
+from featherweight.core.whole import whole_file
 
 _INPUTS = "run.json"
 
@@ -54,9 +55,8 @@ class Workspace:
 
     def write(self, path: Path, text: str) -> None:
         """Writes a file whole or not at all."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        with whole_file(path) as draft:
+            draft.write_text(text, encoding="utf-8")
 
 
 def check_free(folder: Path, resume: bool) -> None:
@@ -94,11 +94,7 @@ def open_workspace(folder: Path, inputs: Mapping[str, Any], resume: bool) -> Wor
     if resume:
         _require_equal(json.loads((folder / _INPUTS).read_text(encoding="utf-8")), plain, folder)
         return workspace
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        workspace.write(folder / _INPUTS, json.dumps(plain, indent=1) + "\n")
-    except OSError as error:
-        raise OutputError(str(folder), f"cannot be written ({error.strerror})", "choose another folder") from None
+    workspace.write(folder / _INPUTS, json.dumps(plain, indent=1) + "\n")
     return workspace
 
 

@@ -6,9 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-from featherweight.core.checkpoint import whole_folder
 from featherweight.core.errors import OutputError
 from featherweight.core.model import Model
+from featherweight.core.whole import whole_folder
 from featherweight.export import gguf, hugging_face
 from featherweight.export.reload import Reload, check_reload
 

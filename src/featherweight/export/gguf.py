@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from featherweight.core.gguf_file import add_fields
 from featherweight.core.gguf_names import gguf_names, rotary_rows
 from featherweight.core.lazy import gguf, np, torch
 from featherweight.core.model import Model
+from featherweight.core.whole import whole_file
 from featherweight.export.gguf_header import add_hyper_parameters, file_type, rotary_tensors
 from featherweight.export.gguf_tokenizer import tokenizer_of
 
@@ -87,16 +87,8 @@ def write_gguf(model: Model, path: Path, matrices: Matrices = "BF16") -> None:
     """
     if path.exists():
         raise OutputError(str(path), "exists already", "choose another file or remove it")
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as draft:
         _write(model, draft, matrices)
-        os.replace(draft, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(str(path), f"could not be written ({reason})", "free some space and run again") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write(model: Model, path: Path, matrices: Matrices) -> None:
@@ -169,7 +161,7 @@ def gguf_size(model: Model, formats: Mapping[str, str] | None = None, matrices: 
             get(formats[name]).require(entry.shape, name)
             entry = dataclasses.replace(entry, format=formats[name])
         size += _padded(get(stored_format(name, entry, matrices)).tensor_bytes(entry.shape))
-    return size + sum(_padded(4 * values.numel()) for values in rotary_tensors(model).values())
+    return size
 
 
 def _padded(nbytes: int) -> int:
@@ -180,14 +172,15 @@ _HEADERS: dict[tuple[str, ...], int] = {}
 
 
 def _header_bytes(model: Model) -> int:
-    """Bytes before the first tensor: measured once for each configuration, tokenizer and set of tensors.
+    """Bytes that are not the model's tensors: measured once for each configuration, tokenizer and set of names.
 
-    A header does not depend on the formats of the tensors: it names each in a field of fixed length.
+    They do not depend on the formats of the tensors: the header names each in a field of fixed length.
     """
     key = (str(model.folder), model.tokenizer_digest, json.dumps(dict(model.config)), *model.entries)
     if key not in _HEADERS:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "header.gguf"
             _write_header(model, path, "BF16").close()
-            _HEADERS[key] = _padded(path.stat().st_size)
+            rotary = sum(_padded(4 * values.numel()) for values in rotary_tensors(model).values())
+            _HEADERS[key] = _padded(path.stat().st_size) + rotary
     return _HEADERS[key]

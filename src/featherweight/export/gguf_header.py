@@ -31,7 +31,7 @@ def add_hyper_parameters(writer: Any, model: Model) -> None:
     require_expressible(model)
     writer.add_type("model")
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_context_length(_context_length(model))
+    writer.add_context_length(context_length(model))
     writer.add_block_count(architecture.blocks)
     writer.add_embedding_length(architecture.size("hidden"))
     writer.add_feed_forward_length(architecture.size("ffn"))
@@ -144,7 +144,8 @@ def _window(model: Model) -> int | None:
     return int(settings["sliding_window"]) if active and settings.get("sliding_window") else None
 
 
-def _context_length(model: Model) -> int:
+def context_length(model: Model) -> int:
+    """Tokens up to which llama.cpp computes the model's function."""
     length, window = int(model.settings["max_position_embeddings"]), _window(model)
     return length if window is None or model.architecture.gguf == "gemma3" else min(length, window)
 

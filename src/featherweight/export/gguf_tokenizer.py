@@ -77,6 +77,8 @@ def _kept(folder: Path, size: int) -> dict[str, Field] | None:
 
 def _made(folder: Path, size: int) -> dict[str, Field]:
     """Fields from tokenizer.json."""
+    if not (folder / "tokenizer.json").is_file():
+        raise _unknown(folder, "it has no tokenizer.json")
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     fields = vocabulary_fields(folder, tokenizer, size)
     pre, name = find_pre_tokenizer(fields, tokenizer, folder.name)
@@ -85,10 +87,7 @@ def _made(folder: Path, size: int) -> dict[str, Field]:
 
 def vocabulary_fields(folder: Path, tokenizer: Any, size: int) -> dict[str, Field]:
     """The fields of a Hugging Face tokenizer, all but the right name of its pre-tokenizer."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise _unknown(folder, "it has no tokenizer.json")
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     kind = _kind(folder, data)
     tokens, types = _tokens(data, size, kind)
     fields = {MODEL: text_field(kind), PRE: text_field("default"), TOKENS: texts_field(tokens)}

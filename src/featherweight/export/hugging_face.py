@@ -114,6 +114,7 @@ def write_hugging_face(model: Model, folder: Path, dtype: Dtype = "bfloat16") ->
         config["quantization_config"] = quantization_config(stored)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     copy_companions(model.folder, folder)
+    (folder / "tokenizer.gguf").unlink(missing_ok=True)  # of use to llama.cpp only
 
 
 def hugging_face_size(model: Model, formats: Mapping[str, str] | None = None, dtype: Dtype = "bfloat16") -> int:

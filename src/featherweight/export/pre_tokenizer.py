@@ -21,6 +21,8 @@ from featherweight.core.gguf_metadata import Field, text_field
 from featherweight.core.lazy import gguf, np
 from featherweight.measure.llama_runtime import LlamaRuntime, serve
 
+_ADDED = 24  # added tokens that are tried; some tokenizers have thousands of unused ones
+
 
 @functools.cache
 def _tables() -> dict[str, list[str]]:
@@ -34,7 +36,8 @@ def _tables() -> dict[str, list[str]]:
 
 def texts_for(tokenizer: Any) -> list[str]:
     """The varied texts, and texts that hold the tokenizer's special tokens and its longer ordinary ones."""
-    special = [token for token in dict.fromkeys(tokenizer.all_special_tokens) if token]
+    added = [token for token in tokenizer.added_tokens_encoder if token.strip()][:_ADDED]
+    special = list(dict.fromkeys((*tokenizer.all_special_tokens, *added)))
     ids = range(0, len(tokenizer), max(len(tokenizer) // 400, 1))
     words = [tokenizer.decode([index]) for index in ids]
     plain = [word for word in words if word.isprintable() and word not in special and "\ufffd" not in word]

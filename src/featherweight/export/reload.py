@@ -21,6 +21,7 @@ from featherweight.core.formats import FLOATS
 from featherweight.core.lazy import torch, transformers
 from featherweight.core.model import Model
 from featherweight.core.stream import head_weight, stream
+from featherweight.export.gguf_header import context_length
 from featherweight.export.pre_tokenizer import first_difference, texts_for
 from featherweight.measure.llama_runtime import LlamaRuntime, serve
 from featherweight.measure.torch_runtime import load_folder
@@ -64,8 +65,8 @@ def check_reload(model: Model, path: Path) -> Reload:
 
 def prompts(model: Model) -> torch.Tensor:
     """A few rows of prose and code in the model's tokens, int64 [rows, tokens]."""
-    length = min(_LENGTH, int(model.settings["max_position_embeddings"]) // 2)
-    texts = [documents[0] for documents in default_documents().values()][:_ROWS]
+    length = min(_LENGTH, context_length(model) // 2)
+    texts = ["\n".join(documents[:8]) for documents in default_documents().values()][:_ROWS]
     rows = [list(model.tokenizer(text[: 16 * length], add_special_tokens=False)["input_ids"]) for text in texts]
     first = [token for token in [model.tokenizer.bos_token_id] if token is not None]
     return torch.tensor([(first + row)[:length] for row in rows if len(row) >= length])
@@ -106,9 +107,9 @@ def _divergences(runtime: LlamaRuntime, tokens: torch.Tensor, ends: list[int], e
 
 def _divergence(expected: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     """KL divergence where all tokens that are not listed count as one."""
-    both = [torch.cat([each, (1 - each.sum()).clamp(min=1e-9)[None]]) for each in (expected, found)]
-    both = [each / each.sum() for each in both]
-    return (both[0] * (both[0] / both[1]).log()).nansum()
+    listed = [torch.cat([each, 1 - each.sum()[None]]).clamp(min=1e-12) for each in (expected, found)]
+    left, right = (each / each.sum() for each in listed)
+    return (left * (left / right).log()).sum()
 
 
 def _check_folder(model: Model, path: Path) -> Reload:
@@ -121,7 +122,8 @@ def _check_folder(model: Model, path: Path) -> Reload:
     module = torch.nn.Module.float(load_folder(path))  # what is stored is compared, not how bf16 computes
     with torch.inference_mode():
         found = module(tokens).logits
-        expected = model.module()(tokens).logits
+    del module
+    expected = stream(model, tokens) @ head_weight(model).T
     difference = float((found - expected).abs().max())
     if not difference <= LOGITS:
         raise _differs(path, f"transformers computes logits that differ by up to {difference:.3g}, {LOGITS} allowed")

@@ -51,9 +51,9 @@ class LlamaRuntime:
         self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         self._plain: int | None = None
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens written in it are recognised, none are added."""
-        body = {"content": text, "add_special": False, "parse_special": True}
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text; special tokens written in it are recognised, and added around it only if asked for."""
+        body = {"content": text, "add_special": special, "parse_special": True}
         return [int(token) for token in self._post("/tokenize", body)["tokens"]]
 
     def likeliest(self, ids: Sequence[int], count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,10 +100,17 @@ class LlamaRuntime:
             self._plain = self.tokenize("a")[-1]
         return self._plain
 
+    def wait_until_ready(self) -> None:
+        """Returns when the server answers from its task loop; one that is closed before that waits for ever."""
+        self._request("GET", "/slots", None)
+
     def _post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._request("POST", path, json.dumps(body))
+
+    def _request(self, method: str, path: str, body: str | None) -> Any:
         connection = http.client.HTTPConnection(self._host)
         try:
-            connection.request("POST", path, json.dumps(body), self._headers)
+            connection.request(method, path, body, self._headers)
             reply = connection.getresponse()
             content = json.loads(reply.read())
         finally:
@@ -140,7 +147,9 @@ def serve(path: Path, context: int = 512, threads: int = 2) -> Iterator[LlamaRun
             reason = load_error(log()) or str(error)
             raise CheckpointError(str(path), f"cannot be loaded by llama.cpp ({reason})", "export it again") from None
     try:
-        yield LlamaRuntime(server.listening_address, key, path)
+        runtime = LlamaRuntime(server.listening_address, key, path)
+        runtime.wait_until_ready()
+        yield runtime
     finally:
         del server
 

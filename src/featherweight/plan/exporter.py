@@ -15,10 +15,12 @@ class Exporter(Protocol):
     Attributes:
         name: "gguf" or "hf".
         runtime: whose number formats it stores, "gguf" or "compressed-tensors".
+        card: what the model card calls it.
     """
 
     name: str
     runtime: str
+    card: str
 
     def file_bytes(self, model: Model, formats: Mapping[str, str] | None = None) -> int:
         """Exact bytes of the file if the tensors in `formats` were in those formats."""

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from featherweight.core.architecture import block_index
+from featherweight.core.architecture import EMBEDDING, HEAD, block_index
 from featherweight.core.data import TokenSet
 from featherweight.core.formats import get
 from featherweight.core.model import Model
@@ -72,13 +72,29 @@ class Study:
 
     @functools.cached_property
     def overhead(self) -> int:
-        """Bytes of a file that are not tensors: header, tokenizer, alignment at its worst."""
+        """Bytes of a file that are not tensors: header, tokenizer, alignment at its worst.
+
+        Rounded tensors may take more of the header than plain ones, so both are looked at.
+        """
+        alignment = 32 * len(self.parent.entries) if self.exporter.runtime == "gguf" else 0
+        return alignment + max(self._extra(self._in_bf16), self._extra(self._rounded))
+
+    @property
+    def _rounded(self) -> dict[str, str]:
+        """Every matrix that the runtime rounds, in some format that fits it."""
+        kinds = RUNTIME_FORMATS[self.exporter.runtime]
+        ends = () if self.exporter.runtime == "gguf" else (EMBEDDING, HEAD)
+        shapes = {name: self.parent.entries[name].shape for name in self._in_bf16 if name not in ends}
+        fitting = {name: [kind for kind in kinds if get(kind).accepts(shape)] for name, shape in shapes.items()}
+        return {name: found[-1] for name, found in fitting.items() if found}
+
+    def _extra(self, formats: Mapping[str, str]) -> int:
         vectors = "F32" if self.exporter.runtime == "gguf" else "BF16"
+        stored = {**self._in_bf16, **formats}
         tensors = sum(
-            get(self._in_bf16.get(name, vectors)).tensor_bytes(entry.shape)
-            for name, entry in self.parent.entries.items()
+            get(stored.get(name, vectors)).tensor_bytes(entry.shape) for name, entry in self.parent.entries.items()
         )
-        return self.parent_bytes - tensors + 32 * len(self.parent.entries)
+        return self.exporter.file_bytes(self.parent, stored) - tensors
 
     def best(self, size: int, cut: Cut | None = None) -> Candidate | None:
         """The candidate of least expected damage whose file takes at most `size` bytes."""

@@ -18,7 +18,8 @@ def _layout(height: int, **changes: Any) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "legend": {"orientation": "h", "y": -0.22, "x": 0},
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        "autosize": True,
         "hoverlabel": {"font": {"size": 12}},
         "xaxis": dict(axis),
         "yaxis": dict(axis),
@@ -51,11 +52,21 @@ def frontier(facts: Mapping[str, Any]) -> Any:
     _add_chosen(figure, facts)
     limits = facts["limits"]
     if limits["memory"] is not None:
-        figure.add_vline(limits["memory"] / 1e6, line={"color": BAD, "width": 1}, annotation_text="memory limit")
+        figure.add_vline(
+            limits["memory"] / 1e6,
+            line={"color": BAD, "width": 1},
+            annotation_text="memory limit",
+            annotation_position="bottom left",
+        )
     if limits["quality"] is not None:
-        figure.add_hline(limits["quality"], line={"color": BAD, "width": 1}, annotation_text="quality floor")
+        figure.add_hline(
+            limits["quality"],
+            line={"color": BAD, "width": 1},
+            annotation_text="quality floor",
+            annotation_position="bottom right",
+        )
     figure.update_xaxes(title="exported file, MB")
-    figure.update_yaxes(title="quality (parent perplexity / child perplexity)", tickformat=".0%", range=_shares(facts))
+    figure.update_yaxes(title="quality", tickformat=".0%", range=_shares(facts))
     return figure
 
 
@@ -161,7 +172,7 @@ def precision(facts: Mapping[str, Any], bits: Mapping[str, float]) -> Any:
 
     table = facts["precision"]
     blocks = sorted((name for name in table if name != "-"), key=int)
-    parts = list(dict.fromkeys(part for block in blocks for part in table[block]))
+    parts = sorted({part for block in blocks for part in table[block]}, key=lambda part: (_place(part), part))
     kinds = sorted({kind for row in table.values() for kind in row.values()}, key=lambda kind: (bits[kind], kind))
     place = {kind: index for index, kind in enumerate(kinds)}
     colors = [_SCALE[round(index * (len(_SCALE) - 1) / max(1, len(kinds) - 1))] for index in range(len(kinds))]
@@ -185,5 +196,11 @@ def precision(facts: Mapping[str, Any], bits: Mapping[str, float]) -> Any:
         hovertemplate="block %{x}, %{y}: %{customdata}<extra></extra>",
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(title="block", showgrid=False)
+    figure.update_xaxes(title="block", showgrid=False, dtick=max(1, len(blocks) // 10), tick0=0)
     return figure
+
+
+def _place(part: str) -> int:
+    """Where a part stands in the order of computation."""
+    known = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
+    return known.index(part) if part in known else len(known)

@@ -66,7 +66,11 @@ def _charts(facts: Mapping[str, Any]) -> dict[str, Any]:
         figures["precision"] = charts.precision(facts, _bits(facts))
     config = {"responsive": True, "displayModeBar": False}
     return {
-        name: Markup(figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"chart-{name}"))
+        name: Markup(
+            figure.to_html(
+                full_html=False, include_plotlyjs=False, config=config, div_id=f"chart-{name}", default_width="100%"
+            )
+        )
         for name, figure in figures.items()
     }
 
@@ -116,6 +120,9 @@ def _numbers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("prompt", f"{parent['latency']['prefill']:.0f} tokens/s", f"{chosen['latency']['prefill']:.0f} tokens/s", ""),
         ("resident memory", format_bytes(parent["resident"]), format_bytes(chosen["resident"]), "resident"),
     ]
+    for score in facts.get("tasks", []):
+        label = f"{score['task']}, {score['metric']}, {score['items']} questions"
+        rows.append((label, _rate(score, "parent"), _rate(score, "child"), ""))
     return [
         {
             "label": label, "parent": before, "result": after, "limit": goal.get(name, ""),
@@ -124,6 +131,10 @@ def _numbers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for label, before, after, name in rows
     ]  # fmt: skip
+
+
+def _rate(score: Mapping[str, Any], who: str) -> str:
+    return f"{score[who]:.1%} ± {score[f'{who}_error']:.1%}"
 
 
 def _ms(figures: Mapping[str, Any]) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import Budget
-from featherweight.core.checkpoint import whole_folder
 from featherweight.core.model import Model
-from featherweight.core.receipt import Ledger
+from featherweight.core.receipt import Ledger, versions
 from featherweight.core.recipe import Recipe
 from featherweight.core.source import open_model
 from featherweight.core.steps import Applied
+from featherweight.core.whole import whole_folder
 from featherweight.core.workspace import Workspace
 from featherweight.export.card import write_card
 from featherweight.measure.quality import Quality, by_domain, compare, summarize
@@ -50,7 +50,7 @@ class Finished:
             "name": self.trial.candidate.name,
             "recipe": self.trial.candidate.recipe.to_dict(),
             "closeness": self.closeness,
-            "path": self.path.name,
+            "path": self.path.name if self.path.is_file() else "",
             "missed": self.missed,
             **self.figures,
         }
@@ -72,7 +72,7 @@ def finish(
     _append_once(ledger, {"step": "export", "file": path.name, **figures["hashed"]}, {"measured": measured.to_dict()})
     kinds = {name: entry.format for name, entry in model.entries.items() if len(entry.shape) == 2}
     finished = Finished(trial, closeness, path, study.goal.misses(measured), kinds, figures)
-    _describe(study, finished, steps, workspace)
+    _describe(study, finished, workspace)
     return finished
 
 
@@ -162,16 +162,43 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _describe(study: Study, finished: Finished, steps: list[Applied], workspace: Workspace) -> None:
+def _describe(study: Study, finished: Finished, workspace: Workspace) -> None:
     """The model card, and a copy of the ledger, beside the exported file."""
+    parent, figures = study.parent, finished.figures
+    quality, before = figures["quality"], figures["parent"]
+    low, high = quality["ratio_interval"]
     write_card(workspace.final, {
-        "parent": {"fingerprint": study.parent.fingerprint, "architecture": study.parent.architecture.class_name},
-        "format": study.exporter.name,
+        "name": workspace.folder.name,
+        "format": study.exporter.card,
         "file": finished.path.name,
+        "parent": f"{parent.architecture.class_name} {parent.fingerprint[:12]}",
+        "measured": [
+            {"quantity": "file", "parent": before["memory"], "result": figures["memory"], "unit": "bytes"},
+            {"quantity": "resident", "parent": before["resident"], "result": figures["resident"], "unit": "bytes"},
+            {
+                "quantity": "decode", "unit": "ms a token", "parent": round(before["latency"]["seconds"] * 1e3, 2),
+                "result": round(figures["latency"]["seconds"] * 1e3, 2),
+            },
+            {
+                "quantity": "perplexity", "parent": round(quality["parent_perplexity"], 3),
+                "result": round(quality["child_perplexity"], 3),
+            },
+            {
+                "quantity": "quality (perplexity ratio, 95 % interval)", "parent": 1.0,
+                "result": f"{quality['ratio']:.4f} ({low:.4f} to {high:.4f})",
+            },
+            {"quantity": "KL to the parent", "parent": 0.0, "result": round(quality["kl"], 5), "unit": "nats a token"},
+            {"quantity": "same most likely token", "parent": 1.0, "result": round(quality["agreement"], 4)},
+        ],
         "recipe": finished.trial.candidate.recipe.to_yaml(),
-        "figures": dict(finished.figures),
-        "goal": study.goal.describe(),
-        "missed": finished.missed,
-        "steps": [applied.content for applied in steps],
+        "lineage": [
+            {"step": receipt.content.get("technique") or receipt.content.get("step"), "receipt": receipt.digest}
+            for receipt in workspace.ledger()
+        ],
+        "notes": [
+            f"Quality was measured on {quality['tokens']} held-out tokens of {quality['documents']} documents.",
+            *(f"Limit not met: {name}." for name in finished.missed),
+        ],
+        "environment": versions(),
     })  # fmt: skip
     shutil.copyfile(workspace.ledger().path, workspace.final / "ledger.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
 from featherweight.core.run import Run
+from featherweight.core.source import open_model
 from featherweight.core.store import Store
 from featherweight.core.workspace import Workspace, check_free, open_workspace
 from featherweight.export.exporters import exporter
+from featherweight.measure.tasks import check_tasks, run_tasks
 from featherweight.plan.choose import explain_infeasible, ranked
 from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.exporter import Exporter
@@ -27,7 +29,7 @@ from featherweight.verbs.facts import gather_facts
 from featherweight.verbs.finish import Finished, finish
 from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, read_text, token_rows
 from featherweight.verbs.rehearse import rehearse
-from featherweight.verbs.timing import parent_figures
+from featherweight.verbs.timing import decode_seconds, parent_figures
 
 _ATTEMPTS = 3  # candidates that may be exported before a budget is called unmet
 
@@ -58,6 +60,7 @@ def fit(
     reuse: str | Path | None = None,
     resume: bool = False,
     rehearsal: bool = False,
+    tasks: Sequence[str] = (),
     trust: bool = False,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -74,6 +77,7 @@ def fit(
         reuse: an earlier run whose measurements are taken over; the new budget is then solved without new ones.
         resume: go on with an interrupted run in `out`.
         rehearsal: first run everything on a two-block random model of the same architecture.
+        tasks: lm-evaluation-harness tasks to run on the exported file and on the parent.
         trust: allow pickled weights.
         cache: where converted models are kept.
         progress: shows what is going on.
@@ -84,6 +88,7 @@ def fit(
     started = time.perf_counter()
     settings, progress = settings or Settings(), progress or Progress()
     writer = exporter(format)
+    check_tasks(tasks)
     documents = read_text(text)
     folder = Path(out) if out is not None else default_folder(str(model), budget)
     check_free(folder, resume)
@@ -106,9 +111,16 @@ def fit(
     met = finished is not None and not finished.missed
     seconds = time.perf_counter() - started
     facts = gather_facts(str(model), budget, study, rows, plan, finished, workspace, seconds)
+    facts["tasks"] = _tasks(parent, finished, tasks)
     facts |= {"met": met, "why": None if met else explain_infeasible(study, plan.trials)}
     workspace.write(workspace.result, json.dumps(facts, indent=1))
     return FitResult(met, folder, facts)
+
+
+def _tasks(parent: Model, finished: Finished | None, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    if finished is None or not tasks:
+        return []
+    return [score.__dict__ for score in run_tasks(parent, open_model(finished.path), tasks)]
 
 
 def default_folder(model: str, budget: Budget) -> Path:
@@ -146,20 +158,13 @@ def _study(parent: Model, writer: Exporter, goal: Goal, rows: Rows, run: Run, bu
 
 
 def _evaluator(study: Study, settings: Settings, workspace: Workspace, budget: Budget) -> Evaluator:
-    def latency(model: Model) -> float:
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory(dir=workspace.folder, prefix=".latency-") as folder:
-            path = study.exporter.write(model, Path(folder))
-            return float(study.exporter.latency(path, budget.threads)["seconds"])
-
     return Evaluator(
         study.parent,
         study.run,
         study.selection,
         settings.probe_rows,
         study.exporter.file_bytes,
-        latency if study.goal.latency is not None else None,
+        (lambda model: decode_seconds(model, study.exporter, study.run, budget)) if study.goal.latency else None,
         workspace.steps,
     )
 

@@ -63,6 +63,17 @@ def _decode_times(parent: Model, writer: Exporter, run: Run, budget: Budget) -> 
     return points
 
 
+def decode_seconds(model: Model, writer: Exporter, run: Run, budget: Budget) -> float:
+    """Seconds a decoded token; measured once for all models with the same shapes and formats, whatever the values."""
+    layout = {name: [entry.format, list(entry.shape)] for name, entry in model.entries.items()}
+    facts = {"config": dict(model.config), "layout": layout, "runtime": writer.runtime, "threads": budget.threads}
+
+    def measure() -> float:
+        return on_disk(model, writer, run, lambda path: float(writer.latency(path, budget.threads)["seconds"]))
+
+    return float(run.store.json("latency", facts, measure))
+
+
 def _as_written(model: Model, writer: Exporter) -> dict[str, int]:
     """Bytes a format of the exported file, where wide matrices are bf16 whatever the parent has."""
     totals = stored_formats(model)

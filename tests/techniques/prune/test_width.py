@@ -55,10 +55,10 @@ def test_the_update_is_the_least_squares_solution() -> None:
     weight, inputs = torch.randn(5, 12, generator=generator), torch.randn(80, 12, generator=generator)
     inputs[:, 8:] += inputs[:, :4]
     kept = torch.arange(12) < 8
-    update = compensated(weight, inputs.T @ inputs / 80, kept, damping=0)
+    update = compensated(weight, inputs.T @ inputs / 80, kept, ridge=0)
     expected = torch.linalg.lstsq(inputs[:, kept].double(), inputs.double() @ weight.double().T).solution.T
     torch.testing.assert_close(update, expected.float())
-    heavy = compensated(weight, inputs.T @ inputs / 80, kept, damping=1e9)
+    heavy = compensated(weight, inputs.T @ inputs / 80, kept, ridge=1e9)
     torch.testing.assert_close(heavy, weight[:, kept])
 
 
@@ -74,7 +74,7 @@ def test_the_update_does_not_depend_on_the_scale_of_channels() -> None:
 def test_inputs_that_are_zero_or_equal_are_no_error() -> None:
     weight = torch.ones(2, 4)
     inputs = torch.tensor([[1.0, 1.0, 0.0, 1.0], [2.0, 2.0, 0.0, 2.0]])
-    update = compensated(weight, inputs.T @ inputs / 2, torch.tensor([True, True, True, False]), damping=0)
+    update = compensated(weight, inputs.T @ inputs / 2, torch.tensor([True, True, True, False]), ridge=0)
     torch.testing.assert_close(inputs[:, :3] @ update.T, inputs @ weight.T, rtol=1e-4, atol=1e-4)
 
 

@@ -23,6 +23,7 @@ from featherweight.core.stream import Visitor, stream
 from featherweight.core.technique import Need, Paper, technique
 
 _FLOOR = 1e-4
+_SAMPLED_ROWS = 96  # rows are rounded independently, so some of them tell how well a scale does for all
 
 
 @technique
@@ -95,7 +96,7 @@ class _ScaleSearch(Visitor):
         architecture = self.model.architecture
         squares = moment.diagonal()
         channels = gather(architecture, read, squares).clamp(min=1e-12).sqrt()
-        weights = {name: self.model.tensor(name) for name in names}
+        weights = {name: self._sampled(self.model.tensor(name)) for name in names}
         best, chosen = float("inf"), torch.ones_like(squares)
         for step in range(self.steps + 1):
             scale = channels ** (step / max(self.steps, 1))
@@ -108,6 +109,10 @@ class _ScaleSearch(Visitor):
                     self.scales[index, read] = scale
         for name in names:
             self.importances[name] = _relative(squares / chosen.square())
+
+    @staticmethod
+    def _sampled(weight: torch.Tensor) -> torch.Tensor:
+        return weight[:: max(1, weight.shape[0] // _SAMPLED_ROWS)].contiguous()
 
     def _error(self, weights: Mapping[str, torch.Tensor], columns: torch.Tensor, moment: torch.Tensor) -> float:
         """Squared error of the outputs of all linears of a group, a token."""

@@ -1,0 +1,158 @@
+"""Writes the pages that are made from the code: a page a technique, a page a verb, and the verdicts that `show` prints.
+
+    python docs/generate.py           # write
+    python docs/generate.py --check   # exit status 1 when what is written differs
+
+A technique's page holds its declaration and the last result of its claim, `claims/results/<name>.json`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperArgument, TyperOption
+
+from featherweight.cli.app import app
+from featherweight.core.technique import Technique, techniques
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+RESULTS = ROOT / "claims" / "results"
+VERDICTS = ROOT / "src" / "featherweight" / "techniques" / "verdicts.json"
+_MADE = "<!-- made by docs/generate.py -->\n\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file with its content."""
+    known = techniques()
+    results = {
+        name: json.loads(path.read_text("utf-8")) for name in known if (path := RESULTS / f"{name}.json").exists()
+    }
+    made = {DOCS / "techniques" / f"{name}.md": technique_page(cls, results.get(name)) for name, cls in known.items()}
+    made[DOCS / "techniques" / "README.md"] = index(known, results)
+    made[DOCS / "verbs.md"] = verbs_page()
+    verdicts = {name: {"verdict": each["verdict"], "summary": summary(each)} for name, each in results.items()}
+    made[VERDICTS] = json.dumps(verdicts, indent=1) + "\n"
+    return made
+
+
+def technique_page(cls: type[Technique], result: Mapping[str, Any] | None) -> str:
+    """A technique: what it does, its fields, what it needs, and what it was measured to do."""
+    facts = [
+        ["kind", str(cls.kind)],
+        ["source", str(cls.paper)],
+        ["needs", ", ".join(sorted(cls.needs)) or "nothing"],
+        ["neutral setting", f"`{cls.neutral()!r}`: {cls.neutral_means}"],
+        *([f"not after `{earlier}`", reason] for earlier, reason in cls.not_after.items()),
+    ]
+    fields = [
+        [f"`{name}`", f"`{field.get_default(call_default_factory=True)!r}`", field.description or ""]
+        for name, field in cls.model_fields.items()
+    ]
+    module = inspect.getmodule(cls)
+    parts = [
+        f"# {cls.name}",
+        inspect.cleandoc(cls.__doc__ or ""),
+        _story(module.__doc__ if module else ""),
+        table(["", ""], facts),
+        "## Fields",
+        table(["field", "default", "meaning"], fields),
+        "## What it was measured to do",
+        claim(result) if result else "No claim of its own: it is what other claims compare with.",
+    ]
+    return _MADE + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _story(doc: str | None) -> str:
+    """A module's docstring without its first line, which repeats the class's."""
+    return "\n".join(inspect.cleandoc(doc or "").splitlines()[1:]).strip()
+
+
+def claim(result: Mapping[str, Any]) -> str:
+    """The verdict, the statements behind it and the losses."""
+    statements = [
+        [
+            each["statement"],
+            f"{each['difference']:+.3f}",
+            "{:+.3f} to {:+.3f}".format(*each["interval"]),
+            each["outcome"],
+        ]
+        for each in result["statements"]
+    ]
+    losses = [
+        [name, f"{sum(seeds) / len(seeds):.3f}", f"{min(seeds):.3f} to {max(seeds):.3f}"]
+        for name, seeds in result["nll"].items()
+    ]
+    return "\n\n".join(
+        [
+            f"> {result['claim']}",
+            f"**{result['verdict']}**, on {result['model']} with {result['calibration']}, judged on"
+            f" {result['evaluation']}.",
+            table(["statement", "difference, nats a token", "95 % interval", "outcome"], statements),
+            table(["variant", "NLL, nats a token", "lowest to highest seed"], losses),
+        ]
+    )
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """One sentence for a terminal."""
+    outcomes = [each["outcome"] for each in result["statements"]]
+    return f"{result['claim']} {outcomes.count('holds')} of {len(outcomes)} comparisons hold on {result['model']}."
+
+
+def index(known: Mapping[str, type[Technique]], results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The list of techniques."""
+    rows = [
+        [f"[{name}]({name}.md)", str(cls.kind), cls.summary(), results[name]["verdict"] if name in results else ""]
+        for name, cls in known.items()
+    ]
+    return f"{_MADE}# Techniques\n\n{table(['technique', 'kind', 'what it does', 'claim'], rows)}\n"
+
+
+def verbs_page() -> str:
+    """The command line: every verb with its arguments and options, as `--help` gives them."""
+    parts = ["# Verbs", "Each is a function as well: `import featherweight as fw; fw.fit(...)`."]
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        arguments = [each for each in command.params if isinstance(each, TyperArgument)]
+        options = [each for each in command.params if isinstance(each, TyperOption) and each.name != "help"]
+        usage = " ".join(["featherweight", name, *(str(each.name).upper() for each in arguments)])
+        rows = [[f"`{str(each.name).upper()}`", each.help or ""] for each in arguments]
+        rows += [[", ".join(f"`{spelling}`" for spelling in each.opts), each.help or ""] for each in options]
+        parts += [f"## {name}", f"`{usage}`", inspect.cleandoc(command.help or "")]
+        parts += [table(["argument", "meaning"], rows)] if rows else []
+    return _MADE + "\n\n".join(parts) + "\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def main() -> int:
+    made = pages()
+    stale = [path for path, content in made.items() if not path.exists() or path.read_text("utf-8") != content]
+    gone = [path for path in (DOCS / "techniques").glob("*.md") if path not in made]
+    if "--check" in sys.argv:
+        for path in [*stale, *gone]:
+            print(f"{path.relative_to(ROOT)} is out of date: run `make docs`", file=sys.stderr)
+        return 1 if stale or gone else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made[path], "utf-8")
+    for path in gone:
+        path.unlink()
+    print(f"{len(stale)} written, {len(made)} in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
