@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featherweight.core import checkpoint, shards
-from featherweight.core.errors import CheckpointError, OutputError, UnsupportedArchitecture
+from featherweight.core import shards
+from featherweight.core.errors import CheckpointError, UnsupportedArchitecture
 from featherweight.core.formats import get
 from featherweight.core.source import open_folder, open_model
 from featherweight.testing.tiny import tiny_model, write_json
@@ -160,22 +160,6 @@ class TestBadInput:
     def test_hub_name_without_network(self) -> None:
         with pytest.raises(CheckpointError, match="cannot be had from the hub"):
             open_model("somebody/some-model-that-is-not-there")
-
-
-def test_whole_folder_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fail_in_the_middle() -> None:
-        with checkpoint.whole_folder(tmp_path / "out") as draft:
-            (draft / "half").write_text("x")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail_in_the_middle()
-    assert list(tmp_path.iterdir()) == []
-    with checkpoint.whole_folder(tmp_path / "out") as draft:
-        (draft / "all").write_text("x")
-    assert (tmp_path / "out" / "all").is_file()
-    with pytest.raises(OutputError, match="exists already"), checkpoint.whole_folder(tmp_path / "out"):
-        pass
 
 
 def test_config_volatile_keys_do_not_count(copy: Path) -> None:

@@ -1,6 +1,6 @@
 """The second moment of a linear's inputs, mean(x x^T): what GPTQ, SparseGPT and their kin know of the data.
 
-Inputs arrive part by part; only the lower triangle is computed, in blocks, which is 0.6 of the work of the full product.
+Inputs arrive part by part; only the lower triangle is computed, in blocks: 0.6 of the work of the full product.
 """
 
 from __future__ import annotations

@@ -129,7 +129,8 @@ def in_rows(
         run: the module's forward.
         count: number of rows.
         rows: rows at a time; None = all of them.
-        args, kwargs: arguments for all rows.
+        args: positional arguments for all rows.
+        kwargs: named arguments for all rows.
         keep: whether the results are wanted.
 
     Returns:

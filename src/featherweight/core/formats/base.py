@@ -42,7 +42,7 @@ class Grid:
         if self.levels is None:
             return target.round_().clamp_(self.low, self.high).to(torch.int16)
         middle = (self.levels[1:] + self.levels[:-1]) / 2
-        return torch.bucketize(target, middle).to(torch.int16)
+        return torch.bucketize(target.contiguous(), middle).to(torch.int16)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ class PackedInteger(Format):
         rows, columns = weight.shape
         groups = self._groups(columns)
         weights = None if importance is None else importance.float().reshape(1, groups, -1)
-        fitted = [self._fit_rows(part.float().reshape(len(part), groups, -1), weights) for part in _few_rows(weight, columns)]
+        fitted = [
+            self._fit_rows(part.float().reshape(len(part), groups, -1), weights) for part in _few_rows(weight, columns)
+        ]
         codes, scale, zero = (torch.cat(each) for each in zip(*fitted, strict=True))
         return self._pack(codes.reshape(rows, columns), scale, zero)
 
