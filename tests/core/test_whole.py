@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -28,13 +30,14 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert target.read_text() == "new"
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    with (
-        pytest.raises(OutputError, match=r"could not be written.*free some space"),
-        whole_file(tmp_path / "file" / "x"),
-    ):
-        pass
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    def fail_in_the_middle() -> None:
+        with whole_file(tmp_path / "file"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OutputError, match=r"No space left on device.*free some space"):
+        fail_in_the_middle()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_whole_folder_leaves_nothing_behind(tmp_path: Path) -> None:

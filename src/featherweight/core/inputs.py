@@ -92,7 +92,7 @@ class InputMoments(Visitor):
                 give_back_memory()
             return in_rows(run, count, rows, args, kwargs)
 
-        holder.forward = forward  # type: ignore[method-assign]
+        holder.forward = forward
 
     def _at_once(
         self, index: int, block: torch.nn.Module, reads: Sequence[Reads], run: Forward, args: Any, kwargs: Any
