@@ -27,7 +27,7 @@ class _Measured:
         found = decode_latency(path, threads=threads or cores())
         return {
             "seconds": found.token_seconds,
-            "fastest": found.fastest,
+            "median": found.median,
             "slowest": found.slowest,
             "prefill": found.prompt_rate,
             "threads": found.threads,

@@ -1,7 +1,8 @@
 """How long a model takes for a token, in the runtime that its format is for, on this machine, now.
 
 GGUF files run in llama.cpp, Hugging Face folders in PyTorch (`generate`, greedy, with its KV cache). Nothing is
-inferred from operations or bytes. The first run is thrown away: it pages the file in. Knows nothing of budgets.
+inferred from operations or bytes. The first run is thrown away: it pages the file in. Of the others the fastest counts:
+whatever else the machine does can only add to it. Knows nothing of budgets.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Latency:
     Attributes:
         runtime: what computed.
         threads: CPU threads it was given.
-        token_seconds: per decoded token, median of the repeats.
-        fastest, slowest: per decoded token, over the repeats.
+        token_seconds: per decoded token, in the fastest of the repeats.
+        median, slowest: per decoded token, over the repeats.
         prompt_rate: prompt tokens a second, median of the repeats.
         tokens: decoded tokens in each repeat.
         repeats: timed runs.
@@ -41,7 +42,7 @@ class Latency:
     runtime: Runtime
     threads: int
     token_seconds: float
-    fastest: float
+    median: float
     slowest: float
     prompt_rate: float
     tokens: int
@@ -54,7 +55,7 @@ def decode_latency(
     threads: int = 2,
     tokens: int = 32,
     prompt: int = 64,
-    repeats: int = 3,
+    repeats: int = 5,
 ) -> Latency:
     """Times a prompt and the tokens decoded one by one after it.
 
@@ -81,8 +82,8 @@ def decode_latency(
     return Latency(
         runtime=own,
         threads=threads,
-        token_seconds=statistics.median(seconds),
-        fastest=min(seconds),
+        token_seconds=min(seconds),
+        median=statistics.median(seconds),
         slowest=max(seconds),
         prompt_rate=statistics.median(rates),
         tokens=tokens,

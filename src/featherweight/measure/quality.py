@@ -8,7 +8,7 @@ Intervals are bootstrap intervals over documents, paired: parent and child are r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from featherweight.core.stream import head_weight, stream
 
 _CHUNK = 512  # tokens whose logits are in memory at once
 RESAMPLES = 2000
+_ARRAYS = ("parent_nll", "child_nll", "kl", "agree")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,16 @@ class Scores:
         return Scores(
             self.parent_nll[some], self.child_nll[some], self.kl[some], self.agree[some], self.tokens.rows(some)
         )
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The arrays by name, for a store."""
+        return {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor], tokens: TokenSet) -> Scores:
+        """Reads what `tensors` gives."""
+        parent_nll, child_nll, kl, agree = (tensors[name].numpy() for name in _ARRAYS)
+        return cls(parent_nll, child_nll, kl, agree, tokens)
 
 
 @dataclass(frozen=True)
@@ -95,9 +106,19 @@ def hidden_states(model: Model, tokens: TokenSet, run: Run, advance: Callable[[]
 def compare(parent: Model, child: Model, tokens: TokenSet, run: Run) -> Scores:
     """Token-by-token comparison of a child with its parent."""
     reference = hidden_states(parent, tokens, run)
+    if child.fingerprint == parent.fingerprint:
+        return score(reference, reference, head_weight(parent), head_weight(parent), tokens)
     with run.progress.track("measuring quality", child.architecture.blocks) as advance:
         hidden = stream(child, tokens.ids, device=run.device, advance=advance)
     return score(reference, hidden, head_weight(parent), head_weight(child), tokens)
+
+
+def compare_once(parent: Model, child: Model, tokens: TokenSet, run: Run) -> Scores:
+    """The same, kept in the run's store under the fingerprints of both models."""
+    facts = {"parent": parent.fingerprint, "child": child.fingerprint, "tokens": tokens.digest}
+    return Scores.of(
+        run.store.tensors("compared", facts, lambda: compare(parent, child, tokens, run).tensors()), tokens
+    )
 
 
 def score(

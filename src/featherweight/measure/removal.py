@@ -14,6 +14,7 @@ from featherweight.core.architecture import Reads
 from featherweight.core.data import TokenSet
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.moments import Moment
 from featherweight.core.run import Run
 from featherweight.core.stream import Visitor, stream
 from featherweight.measure.sensitivity import fisher
@@ -54,8 +55,7 @@ class _Removals(Visitor):
 
     def _hook(self, index: int, read: Reads) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            flat = inputs[0].flatten(0, 1)
-            moment = (flat.T @ flat / flat.shape[0]).cpu()
+            moment = Moment().add(inputs[0]).mean()
             name = self.model.architecture.linear(index, read.linears[0])
             # sum_o G_o W_oi W_oj A_ij: its total is the cost of zeroing W, its diagonal blocks that of some columns.
             weight = self.model.tensor(name) * self.gradients[name].sqrt()[:, None]

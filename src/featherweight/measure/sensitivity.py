@@ -8,6 +8,7 @@ Rounding is that of the quantizer to come: with error feedback, fitted on one ha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from featherweight.core.data import TokenSet
 from featherweight.core.formats import get
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.moments import Moment
 from featherweight.core.rounding import Feedback, round_with_feedback
 from featherweight.core.run import Run
 from featherweight.core.stream import Visitor, head_weight, stream
@@ -28,23 +30,33 @@ Sensitivity = dict[str, dict[str, float]]
 
 
 def sensitivities(
-    model: Model, tokens: TokenSet, formats: Sequence[str], run: Run, feedback: bool = True
-) -> Sensitivity:
-    """The table for every quantizable tensor and every format that fits it; kept in the run's store.
+    model: Model, tokens: TokenSet, formats: Sequence[str], run: Run, roundings: Sequence[str] = ("feedback",)
+) -> dict[str, Sensitivity]:
+    """For each way of rounding the table of every quantizable tensor and every format that fits it.
+
+    Tables are kept in the run's store; those that are missing are measured in one walk.
 
     Args:
         model: the unrounded model.
         tokens: calibration rows.
         formats: names of the formats to try.
         run: seed, device, progress and store.
-        feedback: round with error feedback, as GPTQ will, or to nearest.
+        roundings: "feedback", with error feedback as GPTQ will; "nearest", to nearest.
     """
-    facts = {
-        "model": model.fingerprint, "tokens": tokens.digest, "formats": sorted(formats), "feedback": feedback,
-        "seed": run.seed,
-    }  # fmt: skip
-    table: Sensitivity = run.store.json("sensitivity", facts, lambda: _measure(model, tokens, formats, run, feedback))
-    return table
+
+    def facts(rounding: str) -> dict[str, Any]:
+        return {
+            "model": model.fingerprint, "tokens": tokens.digest, "formats": sorted(formats), "rounding": rounding,
+            "seed": run.seed,
+        }  # fmt: skip
+
+    missing = [each for each in roundings if not run.store.has("sensitivity", facts(each))]
+    measured = functools.cache(lambda: _measure(model, tokens, formats, run, missing))
+
+    def table(rounding: str) -> Sensitivity:
+        return measured()[rounding]
+
+    return {each: run.store.json("sensitivity", facts(each), functools.partial(table, each)) for each in roundings}
 
 
 def fisher(model: Model, tokens: TokenSet, run: Run) -> dict[str, torch.Tensor]:
@@ -87,17 +99,19 @@ def _gradient_hook(sums: dict[str, torch.Tensor], name: str) -> Callable[..., No
     return hook
 
 
-def _measure(model: Model, tokens: TokenSet, formats: Sequence[str], run: Run, feedback: bool) -> Sensitivity:
+def _measure(
+    model: Model, tokens: TokenSet, formats: Sequence[str], run: Run, roundings: Sequence[str]
+) -> dict[str, Sensitivity]:
     gradients = fisher(model, tokens.spread(max(4, len(tokens.domains) // 3)), run)
-    visitor = _Errors(model, gradients, formats, feedback)
+    visitor = _Errors(model, gradients, formats, roundings)
     with run.progress.track("measuring each tensor in each format", model.architecture.blocks) as advance:
         hidden = stream(model, tokens.ids, visitor, device=run.device, advance=advance)
-    table = visitor.table
-    head = EMBEDDING if model.architecture.tied else HEAD
-    table[head] = visitor.errors(hidden, {head: head_weight(model)})[head]
+    visitor.measure(hidden, {EMBEDDING if model.architecture.tied else HEAD: head_weight(model)})
     if not model.architecture.tied:
-        table[EMBEDDING] = _embedding_errors(model, tokens, formats)
-    return table
+        errors = _embedding_errors(model, tokens, formats)
+        for table in visitor.tables.values():
+            table[EMBEDDING] = errors
+    return visitor.tables
 
 
 def _embedding_errors(model: Model, tokens: TokenSet, formats: Sequence[str]) -> dict[str, float]:
@@ -113,13 +127,17 @@ def _embedding_errors(model: Model, tokens: TokenSet, formats: Sequence[str]) ->
 
 
 class _Errors(Visitor):
-    """Rounds a sample of the rows of every linear in every format and adds up what that costs."""
+    """Rounds a sample of the rows of every linear in every format and adds up what that costs.
+
+    Attributes:
+        tables: expected divergence of each matrix in each format, by way of rounding.
+    """
 
     def __init__(
-        self, model: Model, gradients: Mapping[str, torch.Tensor], formats: Sequence[str], feedback: bool
+        self, model: Model, gradients: Mapping[str, torch.Tensor], formats: Sequence[str], roundings: Sequence[str]
     ) -> None:
-        self.model, self.gradients, self.formats, self.feedback = model, gradients, formats, feedback
-        self.table: Sensitivity = {}
+        self.model, self.gradients, self.formats = model, gradients, formats
+        self.tables: dict[str, Sensitivity] = {each: {} for each in roundings}
 
     def enter(self, index: int, block: torch.nn.Module) -> None:
         for read in self.model.architecture.reads:
@@ -128,18 +146,18 @@ class _Errors(Visitor):
     def _hook(self, index: int, read: Reads) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             names = [self.model.architecture.linear(index, module) for module in read.linears]
-            self.table.update(self.errors(inputs[0], {name: self.model.tensor(name) for name in names}))
+            self.measure(inputs[0], {name: self.model.tensor(name) for name in names})
 
         return hook
 
-    def errors(self, inputs: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> Sensitivity:
-        """Expected divergence of each matrix in each format.
+    def measure(self, inputs: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> None:
+        """Adds the expected divergence of matrices to the tables.
 
         Args:
             inputs: what the matrices read, [rows, tokens, columns].
             weights: matrices [outputs, columns] by name.
         """
-        fitted, judged = (_second_moment(half.flatten(0, 1)) for half in (inputs[0::2], inputs[1::2]))
+        fitted, judged = (Moment().add(half).mean() for half in (inputs[0::2], inputs[1::2]))
         samples = {name: _sample(weight, self.gradients[name]) for name, weight in weights.items()}
         pairs = {
             f"{name} {kind}": (name, kind)
@@ -147,26 +165,25 @@ class _Errors(Visitor):
             for kind in self.formats
             if get(kind).accepts(tuple(weight.shape))
         }
-        result: Sensitivity = {name: {} for name in weights}
-        rounded = self._round({key: (samples[name][0], kind) for key, (name, kind) in pairs.items()}, fitted)
-        for key, (name, kind) in pairs.items():
-            rows, strength = samples[name]
-            error = rounded[key] - rows
-            result[name][kind] = float(0.5 * (strength * ((error @ judged) * error).sum(1)).sum())
-        return result
-
-    def _round(self, wanted: Mapping[str, tuple[torch.Tensor, str]], hessian: torch.Tensor) -> dict[str, torch.Tensor]:
-        if not self.feedback:
-            importance = hessian.diagonal() / hessian.diagonal().mean() + 1e-4
-            return {key: get(kind).fit(rows, importance).dequantize() for key, (rows, kind) in wanted.items()}
-        weights = {key: rows for key, (rows, _) in wanted.items()}
-        kinds = {key: kind for key, (_, kind) in wanted.items()}
-        packed = round_with_feedback(weights, kinds, hessian, Feedback())
-        return {key: each.dequantize() for key, each in packed.items()}
+        for rounding, table in self.tables.items():
+            rounded = _round({key: (samples[name][0], kind) for key, (name, kind) in pairs.items()}, fitted, rounding)
+            table.update({name: {} for name in weights})
+            for key, (name, kind) in pairs.items():
+                rows, strength = samples[name]
+                error = rounded[key] - rows
+                table[name][kind] = float(0.5 * (strength * ((error @ judged) * error).sum(1)).sum())
 
 
-def _second_moment(inputs: torch.Tensor) -> torch.Tensor:
-    return (inputs.T @ inputs / inputs.shape[0]).cpu()
+def _round(
+    wanted: Mapping[str, tuple[torch.Tensor, str]], hessian: torch.Tensor, rounding: str
+) -> dict[str, torch.Tensor]:
+    if rounding == "nearest":
+        importance = hessian.diagonal() / hessian.diagonal().mean() + 1e-4
+        return {key: get(kind).fit(rows, importance).dequantize() for key, (rows, kind) in wanted.items()}
+    weights = {key: rows for key, (rows, _) in wanted.items()}
+    kinds = {key: kind for key, (_, kind) in wanted.items()}
+    packed = round_with_feedback(weights, kinds, hessian, Feedback())
+    return {key: each.dequantize() for key, each in packed.items()}
 
 
 def _sample(weight: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,8 +20,6 @@ from featherweight.core.run import Run
 from featherweight.core.steps import Applied, apply_recipe
 from featherweight.measure.quality import Scores, compare
 
-_ARRAYS = ("parent_nll", "child_nll", "kl", "agree")
-
 
 @dataclass
 class Evaluator:
@@ -45,7 +43,7 @@ class Evaluator:
     latency: Callable[[Model], float] | None = None
     folder: Path | None = None
     tokens_spent: int = 0
-    _applied: dict[str, list[Applied]] = field(default_factory=dict)
+    _applied: dict[str, list[Applied]] = field(default_factory=dict, init=False)
 
     @functools.cached_property
     def probe_rows(self) -> list[int]:
@@ -95,14 +93,11 @@ class Evaluator:
 
     def _scores(self, recipe: Recipe, tokens: TokenSet) -> Scores:
         facts = {**self.facts(recipe), "tokens": tokens.digest}
-        arrays = self.run.store.tensors("scores", facts, lambda: self._measure(recipe, tokens))
-        parent_nll, child_nll, kl, agree = (arrays[name].numpy() for name in _ARRAYS)
-        return Scores(parent_nll, child_nll, kl, agree, tokens)
+        return Scores.of(self.run.store.tensors("scores", facts, lambda: self._measure(recipe, tokens)), tokens)
 
     def _measure(self, recipe: Recipe, tokens: TokenSet) -> dict[str, torch.Tensor]:
         self.tokens_spent += tokens.count
-        scores = compare(self.parent, self.child(recipe), tokens, self.run)
-        return {name: torch.from_numpy(getattr(scores, name)) for name in _ARRAYS}
+        return compare(self.parent, self.child(recipe), tokens, self.run).tensors()
 
 
 def join(one: Scores, other: Scores) -> Scores:
@@ -112,8 +107,8 @@ def join(one: Scores, other: Scores) -> Scores:
         one.tokens.domains + other.tokens.domains,
         one.tokens.documents + other.tokens.documents,
     )
-    arrays = [np.concatenate([getattr(one, name), getattr(other, name)]) for name in _ARRAYS]
-    return Scores(arrays[0], arrays[1], arrays[2], arrays[3], tokens)
+    first, second = one.tensors(), other.tensors()
+    return Scores.of({name: torch.cat([first[name], second[name]]) for name in first}, tokens)
 
 
 def surely_worse(one: Scores, other: Scores, seed: int = 0) -> bool:

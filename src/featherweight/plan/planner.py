@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from featherweight.plan.refine import refine
 from featherweight.plan.search import Search, Trial
 from featherweight.plan.study import Study
 
+_ORDER_ROWS = 8  # of calibration
 _TRIED_BELOW = 3  # candidates at the sizes that only widen the frontier
 
 
@@ -78,8 +80,8 @@ def _refine(search: Search, best: Trial, trials: int, seed: int, storage: Path |
 def orders(study: Study, evaluator: Evaluator, found: Sequence[Candidate]) -> list[OrderPair]:
     """Both orders of cutting and rounding for the most promising candidate that does both.
 
-    Rounding is to nearest, in the format that takes most of the candidate's bytes, and only the probe rows are read:
-    enough to tell the orders apart, at a fraction of the cost of a full trial.
+    Rounding is to nearest, in the format that takes most of the candidate's bytes; few calibration rows and the probe
+    rows are read: enough to tell the orders apart, at a fraction of the cost of a full trial.
     """
     cutting = [candidate for candidate in found if candidate.cut.steps()]
     if not cutting:
@@ -88,14 +90,18 @@ def orders(study: Study, evaluator: Evaluator, found: Sequence[Candidate]) -> li
     cut = candidate.cut.steps()[0]
     main = max(candidate.formats, key=lambda kind: (candidate.formats[kind], kind))
     rounding = _rounding_to(main if main != "BF16" else "Q8_0")
-    untouched = evaluator.first_look(Recipe(()))
+    few = dataclasses.replace(study.run, calibration=study.calibration.spread(_ORDER_ROWS))
+    cheap = dataclasses.replace(evaluator, run=few, tokens_spent=0)
+    untouched = cheap.first_look(Recipe(()))
 
     def loss(recipe: Recipe) -> float:
-        return float(evaluator.first_look(recipe).child_nll.mean())
+        return float(cheap.first_look(recipe).child_nll.mean())
 
     study.run.progress.say(f"comparing the orders of {cut.name} and {rounding.name}")
     curve = Curve.of(study.prior.tables["nearest"], bits_by_format(study.parent, study.prior.tables["nearest"]))
-    return [compare_orders(cut, rounding, float(untouched.parent_nll.mean()), loss, curve)]
+    pair = compare_orders(cut, rounding, float(untouched.parent_nll.mean()), loss, curve)
+    evaluator.tokens_spent += cheap.tokens_spent
+    return [pair]
 
 
 def _rounding_to(kind: str) -> Technique:

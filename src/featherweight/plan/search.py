@@ -7,7 +7,7 @@ factors of `Doubt` are how far expectations were found to be off (docs/decisions
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,19 +16,17 @@ from featherweight.plan.candidates import Candidate
 from featherweight.plan.evaluate import Evaluator, surely_worse
 from featherweight.plan.goal import Measured
 
-_ROUNDING = {"gptq": 1.3, "imatrix": 1.3, "awq": 1.6}  # awq is expected to do as imatrix, and mostly does better
-
 
 @dataclass(frozen=True)
 class Doubt:
     """By what factor expected damage may be too high."""
 
     cut: float = 3.0
-    rounding: Mapping[str, float] = field(default_factory=lambda: dict(_ROUNDING))
+    rounding: float = 1.3
 
     def least(self, candidate: Candidate) -> float:
         """The least damage that is plausible, KL in nats."""
-        return candidate.cut_kl / self.cut + candidate.round_kl / self.rounding[candidate.rounding]
+        return candidate.cut_kl / self.cut + candidate.round_kl / self.rounding
 
 
 @dataclass

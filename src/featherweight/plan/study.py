@@ -22,6 +22,7 @@ from featherweight.plan.goal import Goal
 _TABLE_ROWS = 16
 _MARGIN = 0.015  # how far the lower end of the quality interval lies below its middle, for choosing what to try
 _STEPS = 32
+_DOUBTFUL = 0.85  # of the expected decode time may be what is measured
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,7 @@ class Study:
         """Expected damage of rounding and of removing, measured once and kept in the run's store."""
         rows = self.calibration.spread(_TABLE_ROWS)
         kinds = RUNTIME_FORMATS[self.exporter.runtime]
-        tables = {
-            name: sensitivities(self.parent, rows, kinds, self.run, feedback=name == "feedback")
-            for name in ("feedback", "nearest")
-        }
+        tables = sensitivities(self.parent, rows, kinds, self.run, ("feedback", "nearest"))
         shares = sorted({cut.ffn for cut in CUTS if cut.ffn < 1})
         removal = removals(self.parent, rows.spread(max(4, _TABLE_ROWS // 3)), shares, self.run)
         return Prior(self.parent, tables, removal, self.overhead, self.exporter.runtime)
@@ -111,22 +109,27 @@ class Study:
         return [each for each in found if each is not None]
 
     def sizes(self) -> list[int]:
-        """File sizes worth trying: the one that the goal asks for first, then others for the frontier."""
-        ceiling = self._ceiling()
+        """File sizes worth trying: the largest that the goal may allow, then smaller ones, for certainty and shape.
+
+        Where expected decode times say that the goal may be missed, the size at which they are sure is tried as well.
+        """
+        ceiling, sure = self._ceiling(1 / _DOUBTFUL), self._ceiling(1.0)
         floor = self.goal.quality
         if self.goal.memory is None and floor is not None:
             enough = [each for each in self.curve if each.ratio - _MARGIN >= floor and each.memory <= ceiling]
             ceiling = min([each.memory for each in enough], default=ceiling)
-        return [ceiling, *self._neighbours(ceiling)]
+        less = [sure] if sure < ceiling else self._neighbours(ceiling)
+        return [ceiling, *less]
 
-    def _ceiling(self) -> int:
+    def _ceiling(self, slack: float) -> int:
+        """The largest size that meets the limits, decode time within `slack` times its limit."""
         limits = [self.parent_bytes]
         if self.goal.memory is not None:
             limits.append(self.goal.memory)
         if self.goal.resident is not None and self.resident_overhead is not None:
             limits.append(self.goal.resident - self.resident_overhead)
         if self.goal.latency is not None and self.latency_model is not None:
-            fast = [each.memory for each in self.curve if self._seconds(each) <= self.goal.latency]
+            fast = [each.memory for each in self.curve if self._seconds(each) <= self.goal.latency * slack]
             limits.append(max(fast, default=smallest(self.prior)))
         return max(min(limits), smallest(self.prior))
 

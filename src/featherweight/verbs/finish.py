@@ -19,7 +19,7 @@ from featherweight.core.steps import Applied
 from featherweight.core.whole import whole_folder
 from featherweight.core.workspace import Workspace
 from featherweight.export.card import write_card
-from featherweight.measure.quality import Quality, by_domain, compare, summarize
+from featherweight.measure.quality import Quality, by_domain, compare_once, summarize
 from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.goal import Measured
 from featherweight.plan.search import Trial
@@ -89,12 +89,7 @@ def _receipts(study: Study, steps: list[Applied], ledger: Ledger) -> Model:
 
 
 def _quality(study: Study, model: Model) -> dict[str, Any]:
-    facts = {"parent": study.parent.fingerprint, "child": model.fingerprint, "tokens": study.held_out.digest}
-
-    def measure() -> dict[str, Any]:
-        return summarize(compare(study.parent, model, study.held_out, study.run)).to_dict()
-
-    return dict(study.run.store.json("quality", facts, measure))
+    return summarize(compare_once(study.parent, model, study.held_out, study.run)).to_dict()
 
 
 def _append_once(ledger: Ledger, content: Mapping[str, Any], volatile: Mapping[str, Any]) -> str:
@@ -121,7 +116,7 @@ def _export(study: Study, model: Model, recipe: Recipe, workspace: Workspace) ->
 def measure_file(study: Study, path: Path, budget: Budget) -> dict[str, Any]:
     """Bytes, quality by domain, decode time and resident memory of a written file, and the same of the parent's."""
     child = open_model(path)
-    scores = compare(study.parent, child, study.held_out, study.run)
+    scores = compare_once(study.parent, child, study.held_out, study.run)
     domains = {name: each.to_dict() for name, each in by_domain(scores).items()}
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     memory = sum(each.stat().st_size for each in files)

@@ -29,7 +29,7 @@ class Settings:
     """
 
     length: int = 256
-    calibration_rows: int = 32
+    calibration_rows: int = 24
     selection_rows: int = 18
     held_out_rows: int = 24
     probe_rows: int = 6

@@ -17,6 +17,7 @@ from featherweight.core.folding import Rescaling, gather, spread
 from featherweight.core.formats import FLOATS, get
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.moments import Moment
 from featherweight.core.quantizer import KEEP, Quantizer
 from featherweight.core.run import Rewrite, Run
 from featherweight.core.stream import Visitor, stream
@@ -87,8 +88,7 @@ class _ScaleSearch(Visitor):
 
     def _hook(self, index: int, read: Reads, names: list[str]) -> Any:
         def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            flat = inputs[0].flatten(0, 1)
-            self._search(index, read, names, (flat.T @ flat / flat.shape[0]).cpu())
+            self._search(index, read, names, Moment().add(inputs[0]).mean())
 
         return hook
 

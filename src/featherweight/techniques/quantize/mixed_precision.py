@@ -50,7 +50,7 @@ class MixedPrecision(Technique):
     def measure(self, model: Model, run: Run) -> Sensitivity:
         """The table of expected damage, found in the run's store or measured."""
         tokens = run.tokens(self.name).spread(self.rows)
-        return sensitivities(model, tokens, self.choices(), run, feedback=self.rounding == "feedback")
+        return sensitivities(model, tokens, self.choices(), run, [self.rounding])[self.rounding]
 
     def choices(self) -> tuple[str, ...]:
         return self.formats or RUNTIME_FORMATS[self.runtime]

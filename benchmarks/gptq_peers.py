@@ -1,0 +1,180 @@
+"""W4 GPTQ by us, by GPTQModel and by llm-compressor: perplexity, wall time and peak memory on identical tokens.
+
+    python benchmarks/gptq_peers.py
+
+Each peer has its own virtual environment, `.venv-<peer>` in the repository, made from `peers/<peer>.txt` the first
+time; one that cannot be installed is left out with the reason. Every run is a fresh process; runs alternate, and the
+fastest of each counts. All are judged by one evaluation: the weights that each saved format gives back, as float32, in
+the same model. Groups of 128 do not divide SmolLM2's rows of 576, so "g128" is 128 in down_proj and 64 elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from bench import calibration_and_test, save
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+
+from featherweight.cli.progress import TerminalProgress
+from featherweight.core.budget import format_bytes
+from featherweight.core.data import TokenSet
+from featherweight.core.model import Model
+from featherweight.core.run import Run
+from featherweight.core.source import open_model
+from featherweight.measure.quality import Scores, compare, summarize
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+PEERS = ("llmcompressor", "gptqmodel")
+SETTINGS = {"g64": (64, 64), "g128": (64, 128)}
+REPEATS = 2
+MOST_TIME, MOST_MEMORY = 0.7, 0.8
+
+
+def interpreters() -> tuple[dict[str, Path], dict[str, str]]:
+    """The Python of everybody who takes part, and why the others do not."""
+    found, reasons = {"featherweight": Path(sys.executable)}, {}
+    for peer in PEERS:
+        folder = ROOT / f".venv-{peer}"
+        python = folder / "bin" / "python"
+        if not (folder / ".ready").exists():
+            wanted = str(HERE / "peers" / f"{peer}.txt")
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+            done = subprocess.run(
+                [str(python), "-m", "pip", "install", "-q", "-r", wanted], capture_output=True, text=True
+            )
+            if done.returncode:
+                reasons[peer] = done.stderr.strip().splitlines()[-1]
+                continue
+            (folder / ".ready").touch()
+        found[peer] = python
+    return found, reasons
+
+
+def quantize(
+    peer: str, python: Path, parent: Model, tokens: Path, out: Path, groups: tuple[int, int]
+) -> dict[str, Any]:
+    """One run in a fresh process; the figures that it prints last."""
+    command = [
+        str(python), str(HERE / "peers" / f"run_{peer}.py"), str(parent.folder), str(tokens), str(out),
+        "--group", str(groups[0]), "--down-group", str(groups[1]),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent, check=False)
+    if done.returncode:
+        raise SystemExit(f"{peer} failed:\n{done.stderr[-3000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def difference(ours: Scores, theirs: Scores) -> list[float]:
+    """95 % bootstrap interval over documents of our NLL minus theirs, nats a token."""
+    documents, groups = np.unique(np.asarray(ours.tokens.documents), return_inverse=True)
+    totals = np.bincount(groups, weights=(ours.child_nll - theirs.child_nll).mean(1))
+    counts = np.bincount(groups)
+    size = len(documents)
+    draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=2000)
+    return [float(each) for each in np.quantile((draws @ totals) / (draws @ counts), [0.025, 0.975])]
+
+
+def compete(
+    setting: str, takers: Mapping[str, Path], parent: Model, tokens: Path, judged: TokenSet, folder: Path
+) -> dict[str, Any]:
+    """All peers at one setting."""
+    runs: dict[str, list[dict[str, Any]]] = {peer: [] for peer in takers}
+    for repeat in range(REPEATS):
+        for peer, python in takers.items():
+            out = folder / f"{setting}-{peer}-{repeat}"
+            runs[peer].append(quantize(peer, python, parent, tokens, out, SETTINGS[setting]))
+            print(setting, peer, runs[peer][-1], file=sys.stderr, flush=True)
+    run = Run()
+    scores = {
+        peer: compare(
+            parent,
+            parent.with_changes(load_file(folder / f"{setting}-{peer}-0" / "dequantized.safetensors")),
+            judged,
+            run,
+        )
+        for peer in takers
+    }
+    rows = {peer: row(scores[peer], runs[peer]) for peer in takers}
+    return {"setting": setting, "rows": rows, **judge(rows, scores)}
+
+
+def row(scores: Scores, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    quality = summarize(scores)
+    return {
+        "perplexity": quality.child_perplexity,
+        "kl": quality.kl,
+        "seconds": min(each["with_load_seconds"] for each in runs),
+        "peak_bytes": min(each["peak_bytes"] for each in runs),
+        "runs": runs,
+    }
+
+
+def judge(rows: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Scores]) -> dict[str, Any]:
+    rivals = [peer for peer in rows if peer != "featherweight"]
+    if not rivals:
+        return {"passed": None}
+    ours = rows["featherweight"]
+    best = min(rivals, key=lambda peer: rows[peer]["perplexity"])
+    interval = difference(scores["featherweight"], scores[best])
+    time = ours["seconds"] / min(rows[peer]["seconds"] for peer in rivals)
+    memory = ours["peak_bytes"] / min(rows[peer]["peak_bytes"] for peer in rivals)
+    return {
+        "better_peer": best,
+        "nll_difference": interval,
+        "time_ratio": time,
+        "memory_ratio": memory,
+        "passed": interval[0] <= 0 and time <= MOST_TIME and memory <= MOST_MEMORY,
+    }
+
+
+def main() -> int:
+    takers, reasons = interpreters()
+    parent = open_model("smollm2-135m")
+    tuned, judged = calibration_and_test(parent, 36, 40, 256, TerminalProgress())
+    with TemporaryDirectory() as name:
+        tokens = Path(name) / "tokens.json"
+        tokens.write_text(json.dumps(tuned.ids.tolist()), "utf-8")
+        results = [compete(setting, takers, parent, tokens, judged, Path(name)) for setting in SETTINGS]
+    facts = {"left_out": reasons, "calibration_tokens": tuned.count, "test_tokens": judged.count, "results": results}
+    path = save("gptq_peers", "python benchmarks/gptq_peers.py", facts)
+    show(results, reasons)
+    passed = all(each["passed"] is not False for each in results)
+    Console().print(f"wrote {path.name}; {'passed' if passed else 'FAILED'}")
+    return 0 if passed else 1
+
+
+def show(results: list[dict[str, Any]], reasons: Mapping[str, str]) -> None:
+    console = Console()
+    table = Table(box=None)
+    for title in ("setting", "by", "perplexity", "KL", "seconds", "peak memory"):
+        table.add_column(title, justify="right")
+    for each in results:
+        for peer, facts in each["rows"].items():
+            table.add_row(
+                each["setting"], peer, f"{facts['perplexity']:.3f}", f"{facts['kl']:.4f}", f"{facts['seconds']:.1f}",
+                format_bytes(facts["peak_bytes"]),
+            )  # fmt: skip
+    console.print(table)
+    for each in results:
+        if each["passed"] is not None:
+            low, high = each["nll_difference"]
+            console.print(
+                f"{each['setting']}: NLL {low:+.4f} to {high:+.4f} against {each['better_peer']}, time"
+                f" {each['time_ratio']:.2f} x the fastest, memory {each['memory_ratio']:.2f} x the leanest"
+            )
+    for peer, reason in reasons.items():
+        console.print(f"{peer} was left out: {reason}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
