@@ -26,7 +26,7 @@ def main() -> None:
             raise
         _fail("interrupted; the same command with --resume goes on from the last finished step", _INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}; free some space or choose another folder", 2)
 
