@@ -25,18 +25,18 @@ import transformers
 from featherweight.cli import main
 from featherweight.core.architecture import supported
 from featherweight.core.budget import Budget
+from featherweight.core.data import default_documents, tokenize
 from featherweight.core.embedded import packaged_file
 from featherweight.core.errors import MissingExtra
 from featherweight.core.model import Model, copy_companions
-from featherweight.core.source import open_model
-from featherweight.testing.tiny import tiny_model, tiny_tokens
+from featherweight.core.source import open_folder, open_model
+from featherweight.testing.tiny import tiny_model
 from featherweight.verbs.fit import FitResult, fit
 from featherweight.verbs.prepare import Settings
 
 # The same examples every time: what a change breaks is then due to the change.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
-_TRAINING_STEPS = 60
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
@@ -69,18 +69,17 @@ def smollm() -> Model:
 
 @pytest.fixture(scope="session")
 def trained(models_folder: Path) -> Path:
-    """A two-block Llama that has read some pydoc prose, so that rounding it badly makes it predict worse."""
+    """A two-block Llama that has read enough prose and code to predict worse when it is rounded badly."""
     source = tiny_model(models_folder, seed=1)
     target = models_folder / "trained"
     module = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(0, 0.05, generator=torch.Generator().manual_seed(parameter.numel()))
-    optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
-    ids = tiny_tokens(source, rows=96, length=64).ids
-    for step in range(_TRAINING_STEPS):
-        batch = ids[torch.arange(step * 8, step * 8 + 8) % len(ids)]
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3, weight_decay=0)
+    ids = tokenize(default_documents(), open_folder(source).tokenizer, rows=1200, length=64).ids
+    for batch in ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))].split(8):
         module(input_ids=batch, labels=batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
