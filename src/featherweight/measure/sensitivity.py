@@ -177,6 +177,8 @@ class _Errors(Visitor):
 def _round(
     wanted: Mapping[str, tuple[torch.Tensor, str]], hessian: torch.Tensor, rounding: str
 ) -> dict[str, torch.Tensor]:
+    if not wanted:  # none of the formats fits any of these matrices
+        return {}
     if rounding == "nearest":
         importance = hessian.diagonal() / hessian.diagonal().mean() + 1e-4
         return {key: get(kind).fit(rows, importance).dequantize() for key, (rows, kind) in wanted.items()}
