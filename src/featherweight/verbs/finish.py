@@ -115,7 +115,7 @@ def _export(study: Study, model: Model, recipe: Recipe, workspace: Workspace) ->
 
 def measure_file(study: Study, path: Path, budget: Budget) -> dict[str, Any]:
     """Bytes, quality by domain, decode time and resident memory of a written file, and the same of the parent's."""
-    child = open_model(path)
+    child = open_model(path, study.run.scratch)  # its tokenizer is unpacked there, not in the user's cache
     scores = compare_once(study.parent, child, study.held_out, study.run)
     domains = {name: each.to_dict() for name, each in by_domain(scores).items()}
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))

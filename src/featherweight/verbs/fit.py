@@ -112,16 +112,16 @@ def fit(
     met = finished is not None and not finished.missed
     seconds = time.perf_counter() - started
     facts = gather_facts(str(model), budget, study, rows, plan, finished, workspace, seconds)
-    facts["tasks"] = _tasks(parent, finished, tasks)
+    facts["tasks"] = _tasks(parent, finished, tasks, workspace.scratch)
     facts |= {"met": met, "why": None if met else explain_infeasible(study, plan.trials)}
     workspace.write(workspace.result, json.dumps(facts, indent=1))
     return FitResult(met, folder, facts)
 
 
-def _tasks(parent: Model, finished: Finished | None, tasks: Sequence[str]) -> list[dict[str, Any]]:
+def _tasks(parent: Model, finished: Finished | None, tasks: Sequence[str], scratch: Path) -> list[dict[str, Any]]:
     if finished is None or not tasks:
         return []
-    return [score.__dict__ for score in run_tasks(parent, open_model(finished.path), tasks)]
+    return [score.__dict__ for score in run_tasks(parent, open_model(finished.path, scratch), tasks)]
 
 
 def default_folder(model: str, budget: Budget) -> Path:
