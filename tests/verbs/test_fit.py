@@ -58,7 +58,7 @@ class TestMet:
         again = fw.apply(recipe, trained, tmp_path / "again", settings=small, cache=cache)
         assert again.facts["chosen"]["hashed"]["sha256"] == fitted.facts["chosen"]["hashed"]["sha256"]
 
-    def test_receipts_lead_from_the_parent_to_the_file(self, fitted: FitResult, trained: Path) -> None:
+    def test_receipts_lead_from_the_parent_to_the_file(self, fitted: FitResult, trained: Path, cache: Path) -> None:
         receipts = read_ledger(fitted.folder / "ledger.jsonl")
         steps = [receipt.content for receipt in receipts[:-1]]
         assert [step["technique"] for step in steps] == [
@@ -67,7 +67,7 @@ class TestMet:
         assert steps[0]["before"] == open_folder(trained).fingerprint
         assert all(one["after"] == other["before"] for one, other in itertools.pairwise(steps))
         last = receipts[-1].content
-        assert last["fingerprint"] == open_model(fitted.folder / "final" / "model.gguf").fingerprint
+        assert last["fingerprint"] == open_model(fitted.folder / "final" / "model.gguf", cache).fingerprint
 
     def test_intervals_and_data_are_told(self, fitted: FitResult) -> None:
         quality = fitted.facts["chosen"]["quality"]

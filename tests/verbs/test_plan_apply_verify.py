@@ -68,9 +68,9 @@ class TestApply:
         (folder / "recipe.yaml").write_text(RECIPE)
         return fw.apply(folder / "recipe.yaml", trained, folder / "run", settings=small, cache=cache)
 
-    def test_exactly_the_recipe(self, result: ApplyResult) -> None:
+    def test_exactly_the_recipe(self, result: ApplyResult, cache: Path) -> None:
         assert yaml.safe_load((result.folder / "final" / "recipe.yaml").read_text()) == yaml.safe_load(RECIPE)
-        model = fw.open_model(result.folder / "final" / "model.gguf")
+        model = fw.open_model(result.folder / "final" / "model.gguf", cache)
         assert model.architecture.blocks == 1
         kinds = {name: model.entries[name].format for name in model.architecture.quantizable()}
         assert {kinds.pop("model.embed_tokens.weight"), kinds.pop("lm_head.weight")} == {"Q8_0"}
