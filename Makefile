@@ -45,6 +45,7 @@ claims: setup
 
 docs: setup
 	$(BIN)/python docs/generate.py
+	if [ -f $(RUN)/result.json ]; then $(BIN)/python docs/demo.py $(RUN); fi
 
 clean:
 	rm -rf $(VENV) runs
