@@ -6,6 +6,8 @@ import errno
 import os
 import sys
 
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
 
 def main() -> None:
     """Entry point: runs a verb and turns errors into exit status 2."""
@@ -19,10 +21,12 @@ def main() -> None:
         app()
     except FeatherweightError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command with --resume goes on from the last finished step", 130)
+    except SystemExit as ended:
+        if ended.code != _INTERRUPTED:
+            raise
+        _fail("interrupted; the same command with --resume goes on from the last finished step", _INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}; free some space or choose another folder", 2)
 

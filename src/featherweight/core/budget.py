@@ -6,6 +6,7 @@ bf16 file. Latency is per decoded token. Quality is parent perplexity / child pe
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -25,11 +26,13 @@ def _split(text: str, name: str, allowed: str) -> tuple[float, str]:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise BudgetError(f"--{name} {text!r}", "is not a number with a unit", f"write for example {allowed}")
+    if not math.isfinite(float(match[1])):
+        raise BudgetError(f"--{name} {text!r}", "is too large", f"write for example {allowed}")
     return float(match[1]), match[2]
 
 
 def _positive(value: float, text: object, name: str) -> float:
-    if value <= 0:
+    if not value > 0:
         raise BudgetError(f"--{name} {text}", "must be above zero", "give a positive amount")
     return value
 
@@ -57,11 +60,12 @@ def parse_bytes(value: object, name: str) -> int:
         raise BudgetError(f"--{name} {value!r}", "is not a number of bytes", "write for example 92MB or 90MiB")
     if isinstance(value, int):
         return int(_positive(value, value, name))
-    number, unit = _split(value, name, "92MB, 90MiB or 45%")
+    shares = name == "memory"
+    number, unit = _split(value, name, "92MB, 90MiB or 45%" if shares else "92MB or 90MiB")
     if unit not in _BYTES:
         wrong = f"{unit!r} is no unit of memory" if unit else "has no unit"
-        raise BudgetError(f"--{name} {value!r}", wrong, f"use one of {', '.join(_BYTES)} or %")
-    return int(_positive(number * _BYTES[unit], value, name))
+        raise BudgetError(f"--{name} {value!r}", wrong, f"use one of {', '.join(_BYTES)}{' or %' if shares else ''}")
+    return int(_positive(int(number * _BYTES[unit]), value, name))
 
 
 def parse_memory(value: object, name: str = "memory") -> int | float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import pickle
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Entry:
         for name in sorted(parts):
             part = parts[name].contiguous()
             if part.is_floating_point() and not bool(torch.isfinite(part).all()):
-                raise CheckpointError("weights", "hold NaN or infinite values", "repair or download the model again")
+                raise CheckpointError("weights", "holds NaN or infinite values", "repair or download the model again")
             hashed.update(name.encode())
             hashed.update(part.reshape(-1).view(torch.uint8).numpy().data)
         return hashed.hexdigest()
@@ -195,8 +196,19 @@ def _pickled(folder: Path, allowed: bool) -> dict[str, Entry]:
         )
     state: dict[str, Any] = {}
     for path in found:
-        state.update(torch.load(path, map_location="cpu", weights_only=True))
+        state.update(_unpickled(path))
     return {name: entry_of(tensor) for name, tensor in state.items()}
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    """A state dictionary; torch builds nothing but tensors and containers, whatever the pickle asks for."""
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            str(path), f"cannot be read as tensors alone ({reason})", "convert it to safetensors"
+        ) from None
 
 
 def write_tensors(folder: Path, entries: Mapping[str, Entry], progress: Callable[[int], None] | None = None) -> None:

@@ -115,11 +115,17 @@ class Model:
         """
         hashed = hashlib.sha256()
         for name in sorted(self.entries):
-            hashed.update(f"{name}={self.entries[name].digest}\n".encode())
+            hashed.update(f"{name}={self._digest(name)}\n".encode())
         config = {key: value for key, value in self.config.items() if key not in _VOLATILE and key[:1] != "_"}
         hashed.update(json.dumps(config, sort_keys=True).encode())
         hashed.update(self.tokenizer_digest.encode())
         return hashed.hexdigest()
+
+    def _digest(self, name: str) -> str:
+        try:
+            return self.entries[name].digest
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.folder}, {name}", error.why, error.mend) from None
 
     @functools.cached_property
     def tokenizer_digest(self) -> str:

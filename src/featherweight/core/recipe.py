@@ -71,7 +71,8 @@ class Recipe:
         try:
             data = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RecipeError(source, f"is not valid YAML ({error})", "check its indentation") from None
+            reason = " ".join(str(error).split())  # it comes in several lines
+            raise RecipeError(source, f"is not valid YAML ({reason})", "check its indentation") from None
         return cls.from_dict(data, source)
 
     @classmethod

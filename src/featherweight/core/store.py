@@ -57,7 +57,7 @@ class Store:
         self, name: str, facts: Mapping[str, Any], compute: Callable[[], dict[str, torch.Tensor]]
     ) -> dict[str, torch.Tensor]:
         """The tensors that `compute` returns, found or made."""
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file
 
         file = f"{name}-{key_of(facts)}.safetensors"
         if file in self._memory:
@@ -68,7 +68,7 @@ class Store:
         else:
             value = {key: tensor.contiguous() for key, tensor in compute().items()}
             self.made += 1
-            self._write(file, lambda path: save_file(value, path))
+            self._write(file, lambda path: _save(value, path))
         self._memory[file] = value
         return value
 
@@ -85,3 +85,13 @@ class Store:
         if self.folder is not None:
             with whole_file(self.folder / file) as draft:
                 write(draft)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk is no OSError to safetensors
+        raise OSError(str(error)) from error

@@ -77,6 +77,18 @@ def check_free(folder: Path, resume: bool) -> None:
         raise OutputError(str(folder), f"cannot be made: {nearest} is not writable", "choose another folder")
 
 
+def measurements_of(run: Path) -> Path:
+    """Where an earlier run keeps its measurements.
+
+    Raises:
+        ResumeError: it has none.
+    """
+    found = Workspace(run).measurements
+    if not found.is_dir():
+        raise ResumeError(f"--reuse {run}", "holds no measurements of an earlier run", "give the folder that fit wrote")
+    return found
+
+
 def open_workspace(folder: Path, inputs: Mapping[str, Any], resume: bool) -> Workspace:
     """Makes the folder of a new run, or opens that of an interrupted one.
 

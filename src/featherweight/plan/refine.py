@@ -6,10 +6,12 @@ and on the finished trials only, so an interrupted search and an uninterrupted o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from featherweight.core.errors import OutputError
 from featherweight.core.lazy import optuna
 from featherweight.core.recipe import Recipe
 from featherweight.core.technique import Technique, build
@@ -29,7 +31,17 @@ def refine(
         evaluate: gives the damage (KL, nats) of a candidate.
         seed: of the proposals.
         storage: the SQLite file; None keeps the study in memory.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
+    with _named(storage):
+        return _refine(best, trials, evaluate, seed, storage)
+
+
+def _refine(
+    best: Candidate, trials: int, evaluate: Callable[[Candidate], float], seed: int, storage: Path | None
+) -> list[Candidate]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         study_name=best.name,
@@ -51,6 +63,18 @@ def refine(
         study.tell(trial, evaluate(variant))
         done.append(variant)
     return done
+
+
+@contextmanager
+def _named(storage: Path | None) -> Iterator[None]:
+    """Says which file could not be written: a full disk is no OSError to a database."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error).splitlines()[0]
+        raise OutputError(str(storage), f"could not be written ({reason})", "free some space and run again") from error
 
 
 def _complete(study: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from featherweight.core.receipt import versions
 from featherweight.core.run import Run
 from featherweight.core.source import open_model
 from featherweight.core.store import Store
-from featherweight.core.workspace import Workspace, check_free, open_workspace
+from featherweight.core.workspace import Workspace, check_free, measurements_of, open_workspace
 from featherweight.export.exporters import exporter
 from featherweight.measure.tasks import check_tasks, run_tasks
 from featherweight.plan.choose import explain_infeasible, ranked
@@ -92,6 +92,7 @@ def fit(
     documents = read_text(text)
     folder = Path(out) if out is not None else default_folder(str(model), budget)
     check_free(folder, resume)
+    others = [measurements_of(Path(reuse))] if reuse is not None else []
     parent = open_parent(model, cache, trust)
     parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
     goal = Goal.of(budget, parent_bytes)
@@ -103,7 +104,7 @@ def fit(
         "text": {name: each["digest"] for name, each in rows.to_dict().items()}, "versions": versions(),
     }  # fmt: skip
     workspace = open_workspace(folder, inputs, resume)
-    run = _run(rows, settings, progress, workspace, parent, reuse)
+    run = _run(rows, settings, progress, workspace, parent, others)
     study = _study(parent, writer, goal, rows, run, budget)
     evaluator = _evaluator(study, settings, workspace, budget)
     plan = make_plan(study, evaluator, settings.trials, workspace.study, measure=reuse is None)
@@ -135,9 +136,8 @@ def default_folder(model: str, budget: Budget) -> Path:
 
 
 def _run(
-    rows: Rows, settings: Settings, progress: Progress, workspace: Workspace, parent: Model, reuse: str | Path | None
+    rows: Rows, settings: Settings, progress: Progress, workspace: Workspace, parent: Model, others: Sequence[Path]
 ) -> Run:
-    others = [Workspace(Path(reuse)).measurements] if reuse is not None else []
     return Run(
         calibration=rows.calibration,
         seed=settings.seed,

@@ -10,7 +10,7 @@ from featherweight.core.budget import Budget
 from featherweight.core.progress import Progress
 from featherweight.core.run import Run
 from featherweight.core.store import Store
-from featherweight.core.workspace import Workspace
+from featherweight.core.workspace import measurements_of
 from featherweight.export.exporters import exporter
 from featherweight.plan.candidates import Candidate, candidates
 from featherweight.plan.goal import Goal
@@ -56,11 +56,11 @@ def plan(
     settings, progress = settings or Settings(), progress or Progress()
     writer = exporter(format)
     documents = read_text(text)
+    others = [measurements_of(Path(reuse))] if reuse is not None else []
     parent = open_parent(model, cache, trust)
     parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
     goal = Goal.of(budget, parent_bytes)
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache))
-    others = [Workspace(Path(reuse)).measurements] if reuse is not None else []
     run = Run(rows.calibration, settings.seed, settings.device, parent, progress, Store(None, others))
     figures = parent_figures(parent, writer, run, budget, goal)
     study = Study(

@@ -8,6 +8,8 @@ from typing import Any
 
 from featherweight.core.chat import write_chat
 from featherweight.core.data import Documents, TokenSet, default_documents, read_documents, split_documents, tokenize
+from featherweight.core.errors import FeatherweightError
+from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.run import Run
@@ -80,7 +82,9 @@ def token_rows(model: Model, documents: Documents | None, settings: Settings, pr
 
     Raises:
         DataError: a split is too short for two rows.
+        FeatherweightError: there is no such device.
     """
+    check_device(settings.device)
     if documents is None:
         chat_run = Run(
             seed=settings.seed, device=settings.device, progress=progress, store=Store(cache / "measurements")
@@ -96,6 +100,13 @@ def token_rows(model: Model, documents: Documents | None, settings: Settings, pr
         for name, count in rows.items()
     }
     return Rows(made["calibration"], made["selection"], made["held-out"])
+
+
+def check_device(name: str) -> None:
+    """Refuses a device that this machine does not have."""
+    usable = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if name.split(":")[0] not in usable:
+        raise FeatherweightError(f"--device {name!r}", "is no device of this machine", f"use {' or '.join(usable)}")
 
 
 def cache_folder(cache: Path | None) -> Path:
