@@ -41,10 +41,11 @@ bench: setup
 	$(QUIET) $(BIN)/python benchmarks/gptq_peers.py
 
 claims: setup
-	for name in gptq wanda sparsegpt width depth; do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done
+	for name in gptq imatrix awq mixed_precision wanda sparsegpt width depth; do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done
 
 docs: setup
 	$(BIN)/python docs/generate.py
+	if [ -f $(RUN)/result.json ]; then $(BIN)/python docs/demo.py $(RUN); fi
 
 clean:
 	rm -rf $(VENV) runs

@@ -74,7 +74,7 @@ class Grid:
         self.memory, self.rows, self.run = memory, rows, run
         self.study = Study(run.parent, writer, goal, rows.calibration, rows.selection, rows.held_out, run)
         self.evaluator = Evaluator(
-            run.parent, run, rows.selection, SETTINGS.probe_rows, writer.file_bytes, None, folder / "steps"
+            run.parent, run, rows.selection, SETTINGS.probe_rows, writer.file_bytes, folder=folder / "steps"
         )
 
     def judge(self, recipe: Recipe) -> Quality:

@@ -51,13 +51,15 @@ def print_fit(facts: Mapping[str, Any], folder: Path, page: Path) -> None:
 
 
 def _print_numbers(console: Console, facts: Mapping[str, Any]) -> None:
+    from featherweight.report.page import rate
+
     chosen, goal = facts["chosen"], facts["goal"]
     parent, quality = chosen["parent"], chosen["quality"]
     table = _table("measured on the file", "parent (bf16)", "result", "limit", "")
     missed = set(chosen["missed"])
 
     def row(label: str, before: str, after: str, name: str = "") -> None:
-        limit = goal.get(name, "")
+        limit = goal.get(name, "").removesuffix(" a token")
         mark = "" if not limit else "[red]missed[/red]" if name in missed else "[green]met[/green]"
         table.add_row(label, before, after, limit, mark)
 
@@ -76,13 +78,9 @@ def _print_numbers(console: Console, facts: Mapping[str, Any]) -> None:
     row("prompt tokens/s", f"{parent['latency']['prefill']:.0f}", f"{chosen['latency']['prefill']:.0f}")
     row("resident", format_bytes(parent["resident"]), format_bytes(chosen["resident"]), "resident")
     for score in facts.get("tasks", []):
-        row(f"{score['task']}, {score['metric']}", _rate(score, "parent"), _rate(score, "child"))
+        row(f"{score['task']}, {score['metric']}", rate(score, "parent"), rate(score, "child"))
     console.print(table)
-    console.print(f"recipe  {chosen['recipe']['steps']}", highlight=False, markup=False)
-
-
-def _rate(score: Mapping[str, Any], who: str) -> str:
-    return f"{score[who]:.1%} ± {score[f'{who}_error']:.1%}"
+    console.print(f"recipe  {chosen['steps']}", highlight=False, markup=False)
 
 
 def _print_infeasible(console: Console, why: Mapping[str, Any]) -> None:

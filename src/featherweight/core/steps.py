@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,13 @@ class Applied:
         model: the result.
         content: what a receipt's hashed part says of it.
         volatile: wall seconds and peak memory.
+        kept_as: name of the folder that keeps it; empty when it is in memory only.
     """
 
     model: Model
     content: Mapping[str, Any]
     volatile: Mapping[str, Any]
+    kept_as: str = ""
 
 
 def apply_recipe(recipe: Recipe, model: Model, run: Run, folder: Path | None) -> list[Applied]:
@@ -109,11 +111,12 @@ def _read(target: Path, before: Model) -> Applied:
     changed = read_entries(target) if record["changed"] else {}
     kept = {name: entry for name, entry in before.entries.items() if name not in set(record["dropped"])}
     after = Model(record["config"], {**kept, **changed}, before.folder, before.lineage, record["planned"])
-    return Applied(after, record["content"], record["volatile"])
+    return Applied(after, record["content"], record["volatile"], target.name)
 
 
-def forget(folder: Path, keep: set[str]) -> None:
-    """Removes the kept results of steps whose folder names are not in `keep`."""
+def forget_others(folder: Path, keep: Sequence[Applied]) -> None:
+    """Removes the kept results of all other steps."""
+    names = {applied.kept_as for applied in keep}
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name not in keep and (path / _RECORD).is_file():
+        if path.name not in names and (path / _RECORD).is_file():
             shutil.rmtree(path)

@@ -55,7 +55,7 @@ def decode_latency(
     threads: int = 2,
     tokens: int = 32,
     prompt: int = 64,
-    repeats: int = 5,
+    repeats: int = 3,
 ) -> Latency:
     """Times a prompt and the tokens decoded one by one after it.
 

@@ -31,6 +31,7 @@ class Evaluator:
         selection: rows on which candidates are compared; `probe` of them come first.
         file_bytes: exact bytes of the file that a model exports to.
         latency: seconds a decoded token of a model in its runtime; None = not asked for.
+        threads: with which `latency` measures.
         folder: where results of steps are kept.
         tokens_spent: child tokens that were run so far.
     """
@@ -41,6 +42,7 @@ class Evaluator:
     probe: int
     file_bytes: Callable[[Model], int]
     latency: Callable[[Model], float] | None = None
+    threads: int | None = None
     folder: Path | None = None
     tokens_spent: int = 0
     _applied: dict[str, list[Applied]] = field(default_factory=dict, init=False)
@@ -77,8 +79,11 @@ class Evaluator:
         return int(self.run.store.json("file-bytes", facts, lambda: self.file_bytes(self.child(recipe))))
 
     def seconds(self, recipe: Recipe) -> float | None:
-        """Seconds a decoded token, or None when latency was not asked for."""
-        return None if self.latency is None else self.latency(self.child(recipe))
+        """Measured seconds a decoded token, or None when latency was not asked for."""
+        if self.latency is None:
+            return None
+        measure, facts = self.latency, {**self.facts(recipe), "threads": self.threads}
+        return float(self.run.store.json("seconds", facts, lambda: measure(self.child(recipe))))
 
     def child(self, recipe: Recipe) -> Model:
         """The model that a recipe makes."""

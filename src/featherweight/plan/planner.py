@@ -67,21 +67,20 @@ def make_plan(study: Study, evaluator: Evaluator, trials: int, storage: Path | N
 
 def _refine(search: Search, best: Trial, trials: int, seed: int, storage: Path | None) -> None:
     def damage(candidate: Candidate) -> float:
-        known = [trial for trial in search.trials if trial.candidate.recipe == candidate.recipe]
-        trial = known[0] if known else search.attempt(candidate, best)
-        assert trial.quality is not None
-        return trial.quality.kl
+        if not any(trial.candidate.recipe == candidate.recipe for trial in search.trials):
+            search.vary(candidate, best)
+        return float(search.evaluator.first_look(candidate.recipe).kl.mean())
 
     for candidate in refine(best.candidate, trials, damage, seed, storage):
         if not any(trial.candidate.recipe == candidate.recipe for trial in search.trials):
-            search.attempt(candidate, best)  # a finished trial of an interrupted run: its scores are in the store
+            search.vary(candidate, best)  # a finished trial of an interrupted run: its scores are in the store
 
 
 def orders(study: Study, evaluator: Evaluator, found: Sequence[Candidate]) -> list[OrderPair]:
     """Both orders of cutting and rounding for the most promising candidate that does both.
 
-    Rounding is to nearest, in the format that takes most of the candidate's bytes; few calibration rows and the probe
-    rows are read: enough to tell the orders apart, at a fraction of the cost of a full trial.
+    Rounding is to nearest, in the format that takes most of the candidate's bytes; few rows are read: enough to tell
+    the orders apart, at a fraction of the cost of a full trial.
     """
     cutting = [candidate for candidate in found if candidate.cut.steps()]
     if not cutting:
@@ -91,7 +90,7 @@ def orders(study: Study, evaluator: Evaluator, found: Sequence[Candidate]) -> li
     main = max(candidate.formats, key=lambda kind: (candidate.formats[kind], kind))
     rounding = _rounding_to(main if main != "BF16" else "Q8_0")
     few = dataclasses.replace(study.run, calibration=study.calibration.spread(_ORDER_ROWS))
-    cheap = dataclasses.replace(evaluator, run=few, tokens_spent=0)
+    cheap = dataclasses.replace(evaluator, run=few, probe=max(3, evaluator.probe // 2), tokens_spent=0)
     untouched = cheap.first_look(Recipe(()))
 
     def loss(recipe: Recipe) -> float:

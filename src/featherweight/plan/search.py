@@ -100,15 +100,25 @@ class Search:
             least = self.doubt.least(candidate)
             reason = f"expected KL {candidate.kl:.3f}, at best {least:.3f}; the best has {_kl(best):.3f}"
             return self._keep(Trial(candidate, "expected", reason, candidate.memory))
-        self.evaluator.run.progress.say(f"trying {candidate.cut}, {candidate.rounding}: {candidate.recipe}")
-        look = self.evaluator.first_look(candidate.recipe)
-        memory = self.evaluator.memory(candidate.recipe)
+        look, memory = self._first_look(candidate)
         if best is not None:
             rival = self.evaluator.first_look(best.candidate.recipe)
             if surely_worse(look, rival, self.evaluator.run.seed):
                 reason = f"surely worse than the best on the same {look.kl.size} tokens"
                 return self._keep(Trial(candidate, "first look", reason, memory, summarize(look)))
         return self._keep(self._measure(candidate, memory))
+
+    def vary(self, candidate: Candidate, best: Trial) -> Trial:
+        """A variation of the best candidate: measured in full only if its first look is better."""
+        look, memory = self._first_look(candidate)
+        if look.kl.mean() >= self.evaluator.first_look(best.candidate.recipe).kl.mean():
+            reason = f"no better than the best on the same {look.kl.size} tokens"
+            return self._keep(Trial(candidate, "first look", reason, memory, summarize(look)))
+        return self._keep(self._measure(candidate, memory))
+
+    def _first_look(self, candidate: Candidate) -> tuple[Scores, int]:
+        self.evaluator.run.progress.say(f"trying {candidate.cut}, {candidate.rounding}: {candidate.recipe}")
+        return self.evaluator.first_look(candidate.recipe), self.evaluator.memory(candidate.recipe)
 
     def _measure(self, candidate: Candidate, memory: int) -> Trial:
         scores = self.evaluator.full(candidate.recipe)

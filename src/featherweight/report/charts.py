@@ -56,7 +56,7 @@ def frontier(facts: Mapping[str, Any]) -> Any:
             limits["memory"] / 1e6,
             line={"color": BAD, "width": 1},
             annotation_text="memory limit",
-            annotation_position="bottom left",
+            annotation_position="bottom right",
         )
     if limits["quality"] is not None:
         figure.add_hline(

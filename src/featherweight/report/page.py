@@ -122,7 +122,7 @@ def _numbers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     for score in facts.get("tasks", []):
         label = f"{score['task']}, {score['metric']}, {score['items']} questions"
-        rows.append((label, _rate(score, "parent"), _rate(score, "child"), ""))
+        rows.append((label, rate(score, "parent"), rate(score, "child"), ""))
     return [
         {
             "label": label, "parent": before, "result": after, "limit": goal.get(name, ""),
@@ -133,7 +133,8 @@ def _numbers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _rate(score: Mapping[str, Any], who: str) -> str:
+def rate(score: Mapping[str, Any], who: str) -> str:
+    """A task's score of the "parent" or the "child" with its standard error."""
     return f"{score[who]:.1%} ± {score[f'{who}_error']:.1%}"
 
 

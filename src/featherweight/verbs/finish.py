@@ -49,6 +49,7 @@ class Finished:
         return {
             "name": self.trial.candidate.name,
             "recipe": self.trial.candidate.recipe.to_dict(),
+            "steps": str(self.trial.candidate.recipe),
             "closeness": self.closeness,
             "path": self.path.name if self.path.is_file() else "",
             "missed": self.missed,

@@ -15,6 +15,7 @@ from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
 from featherweight.core.run import Run
 from featherweight.core.source import open_model
+from featherweight.core.steps import forget_others
 from featherweight.core.store import Store
 from featherweight.core.workspace import Workspace, check_free, measurements_of, open_workspace
 from featherweight.export.exporters import exporter
@@ -98,7 +99,7 @@ def fit(
     goal = Goal.of(budget, parent_bytes)
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache))
     if rehearsal:
-        rehearse(parent, format, settings, progress)
+        rehearse(parent, format, text, settings, progress)
     inputs = {
         "model": parent.fingerprint, "budget": budget.model_dump(), "format": format, "settings": settings.to_dict(),
         "text": {name: each["digest"] for name, each in rows.to_dict().items()}, "versions": versions(),
@@ -115,6 +116,8 @@ def fit(
     facts["tasks"] = _tasks(parent, finished, tasks, workspace.scratch)
     facts |= {"met": met, "why": None if met else explain_infeasible(study, plan.trials)}
     workspace.write(workspace.result, json.dumps(facts, indent=1))
+    # What was measured stays; of the models that were tried, only the chosen one takes space.
+    forget_others(workspace.steps, evaluator.steps(finished.trial.candidate.recipe) if finished else [])
     return FitResult(met, folder, facts)
 
 
@@ -165,6 +168,7 @@ def _evaluator(study: Study, settings: Settings, workspace: Workspace, budget: B
         settings.probe_rows,
         study.exporter.file_bytes,
         (lambda model: decode_seconds(model, study.exporter, study.run, budget)) if study.goal.latency else None,
+        budget.threads,
         workspace.steps,
     )
 

@@ -20,8 +20,8 @@ _WIDTHS = {
 _ROWS = {"length": 64, "calibration_rows": 6, "selection_rows": 6, "held_out_rows": 6, "probe_rows": 3, "trials": 1}
 
 
-def rehearse(parent: Model, format: str, settings: Settings, progress: Progress) -> None:
-    """Runs fit on a tiny relative of the parent, in a temporary folder, with little text.
+def rehearse(parent: Model, format: str, text: str | Path | None, settings: Settings, progress: Progress) -> None:
+    """Runs fit on a tiny relative of the parent, in a temporary folder, with little of the text.
 
     Raises:
         FeatherweightError: whatever would have failed later.
@@ -36,6 +36,7 @@ def rehearse(parent: Model, format: str, settings: Settings, progress: Progress)
             Budget(memory=0.6),
             Path(folder) / "run",
             format=format,
+            text=text,
             settings=Settings(**_ROWS, seed=settings.seed, device=settings.device),
             cache=Path(folder) / "cache",
         )
