@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,14 +21,19 @@ _WIDTHS = {
 _ROWS = {"length": 64, "calibration_rows": 6, "selection_rows": 6, "held_out_rows": 6, "probe_rows": 3, "trials": 1}
 
 
-def rehearse(parent: Model, format: str, text: str | Path | None, settings: Settings, progress: Progress) -> None:
-    """Runs fit on a tiny relative of the parent, in a temporary folder, with little of the text.
+def rehearse(
+    fit: Callable[..., object],
+    parent: Model,
+    format: str,
+    text: str | Path | None,
+    settings: Settings,
+    progress: Progress,
+) -> None:
+    """Runs `fit`, the verb, on a tiny relative of the parent, in a temporary folder, with little of the text.
 
     Raises:
         FeatherweightError: whatever would have failed later.
     """
-    from featherweight.verbs.fit import fit
-
     progress.say("rehearsing on a two-block random model")
     with TemporaryDirectory(prefix="featherweight-rehearsal-") as folder:
         small = write_relative(parent, Path(folder) / "relative", settings.seed)
