@@ -140,8 +140,8 @@ def find(name: str) -> type[Technique]:
     known = techniques()
     found = known.get(name.replace("_", "-"))
     if found is None:
-        hint = nearest(name, known)
-        raise RecipeError(f"technique {name!r}", "is unknown", hint or "see `featherweight list`")
+        everywhere = "see `featherweight list`" if known else "install the package again: it has lost its entry points"
+        raise RecipeError(f"technique {name!r}", "is unknown", nearest(name, known) or everywhere)
     return found
 
 
