@@ -158,14 +158,16 @@ class TestRehearsal:
         said: list[str] = []
         progress = Progress()
         progress.say = said.append  # type: ignore[method-assign]
-        rehearse(open_folder(trained), "gguf", small, progress)
+        result = rehearse(open_folder(trained), "gguf", None, small, progress)
+        assert result.facts["chosen"] is not None, "no file was exported"
         assert said == ["rehearsing on a two-block random model", "the rehearsal went through"]
 
     @pytest.mark.slow
     @pytest.mark.parametrize("format", ["gguf", "hf"])
     @pytest.mark.parametrize("model_type", supported())
     def test_every_architecture(self, model_type: str, format: str, models_folder: Path, small: fw.Settings) -> None:
-        rehearse(open_folder(tiny_model(models_folder, model_type)), format, small, Progress())
+        parent = open_folder(tiny_model(models_folder, model_type, tie_word_embeddings=True, vocab_size=4096))
+        assert rehearse(parent, format, None, small, Progress()).facts["chosen"] is not None
 
     def test_the_relative_is_of_the_same_kind(self, any_architecture: Path, tmp_path: Path) -> None:
         parent = open_folder(any_architecture)
