@@ -60,7 +60,7 @@ def stream(
     blocks = module.model.layers
     for index, block in enumerate(blocks):
         _prepare(block, index, model, by_block[index], visitor or Visitor(), rows, device, advance)
-    with torch.inference_mode():
+    with torch.no_grad():
         return module.model(input_ids=tokens.to(device), use_cache=False).last_hidden_state
 
 

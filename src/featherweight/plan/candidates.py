@@ -6,6 +6,7 @@ removal`): rounding errors of different tensors add up, and so do removals.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from featherweight.core.architecture import block_index, block_part
 from featherweight.core.errors import BudgetError
 from featherweight.core.formats import get
 from featherweight.core.model import Model
-from featherweight.core.precision import choose_formats, smallest_bytes
+from featherweight.core.precision import RUNTIME_FORMATS, choose_formats, smallest_bytes
 from featherweight.core.recipe import Recipe
 from featherweight.core.technique import Technique, build
 from featherweight.measure.removal import Removal
 from featherweight.measure.sensitivity import Sensitivity
 from featherweight.plan.cost import bytes_by_format
+
+_Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ ROUNDINGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """For each way of rounding, whose prior it takes and the techniques it runs."""
 
+_SAFETY = 0.99  # of the bytes, where the shares of the formats after cutting are not known exactly
 CUTS = (Cut(), Cut(drop=1), Cut(drop=2), Cut(drop=4), Cut(ffn=0.9), Cut(ffn=0.75))
 
 
@@ -131,6 +135,31 @@ def expect(prior: Prior, memory: int, cut: Cut, rounding: str) -> Candidate | No
     ]
     formats = bytes_by_format(shapes, chosen)
     return Candidate(Recipe(tuple(steps)), cut, rounding, memory, _removed(prior, cut), damage, formats)
+
+
+def rounded_first(prior: Prior, candidate: Candidate) -> Candidate:
+    """The candidate with its rounding before its cuts: formats are chosen for the whole model, then parts go.
+
+    Cutting shrinks every format alike, so rounding may take as much more as the cuts will give back. Formats whose
+    blocks do not fit what the cuts leave of a row are not chosen.
+    """
+    _, whole = _reduced(prior, Cut(), prior.tables["feedback"])
+    _, left = _reduced(prior, candidate.cut, prior.tables["feedback"])
+    kinds = [kind for kind in RUNTIME_FORMATS[prior.runtime] if _survives(kind, prior.tables["feedback"], whole, left)]
+    share = sum(map(math.prod, left.values())) / sum(map(math.prod, whole.values()))
+    cuts = candidate.cut.steps()
+    steps = []
+    for step in candidate.recipe.steps[len(cuts) :]:
+        fields = step.model_dump(mode="json", exclude_defaults=True)
+        if "memory" in fields:
+            fields |= {"memory": int((candidate.memory - prior.overhead) / share * _SAFETY), "formats": kinds}
+        steps.append(build(step.name, fields))
+    return dataclasses.replace(candidate, recipe=Recipe((*steps, *cuts)))
+
+
+def _survives(kind: str, table: Sensitivity, whole: _Shapes, left: _Shapes) -> bool:
+    fits = get(kind).accepts
+    return all(fits(left[name]) for name in table if name in left and fits(whole[name]))
 
 
 def smallest(prior: Prior, cuts: Sequence[Cut] = CUTS) -> int:

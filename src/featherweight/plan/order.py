@@ -51,10 +51,19 @@ class OrderPair:
         """A(first -> second); positive when the proposed order is the better one."""
         return self.loss_reversed - self.loss_proposed
 
+    @property
+    def better(self) -> str:
+        """Which order lost less, "proposed" or "reversed"."""
+        return "proposed" if self.advantage >= 0 else "reversed"
+
+    @property
+    def earlier(self) -> str:
+        """Name of the step that had better come first."""
+        return self.first if self.better == "proposed" else self.second
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        better = "proposed" if self.advantage >= 0 else "reversed"
-        return {**self.__dict__, "gap": self.gap, "advantage": self.advantage, "better": better}
+        return {**self.__dict__, "gap": self.gap, "advantage": self.advantage, "better": self.better}
 
 
 def compare_orders(one: Technique, other: Technique, parent_nll: float, measure: Measure, curve: Curve) -> OrderPair:

@@ -11,7 +11,7 @@ from featherweight.core.formats import get
 from featherweight.core.model import Model
 from featherweight.core.recipe import Recipe
 from featherweight.core.technique import Technique, build
-from featherweight.plan.candidates import Candidate, candidates
+from featherweight.plan.candidates import Candidate, candidates, rounded_first
 from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.order import Curve, OrderPair, compare_orders
 from featherweight.plan.refine import refine
@@ -60,7 +60,11 @@ def make_plan(study: Study, evaluator: Evaluator, trials: int, storage: Path | N
         _refine(search, best, trials, study.run.seed, storage)
     for size in sizes[1:]:
         search.climb(candidates(study.prior, [size])[:_TRIED_BELOW])
-    plan.orders = orders(study, evaluator, found)
+    cutting = _cutting(best, found)
+    if cutting is not None:
+        plan.orders = [measure_orders(study, evaluator, cutting)]
+        if best is not None and cutting is best.candidate and plan.orders[0].earlier != cutting.recipe.steps[0].name:
+            search.attempt(rounded_first(study.prior, cutting), best)
     plan.tokens = evaluator.tokens_spent
     return plan
 
@@ -76,16 +80,19 @@ def _refine(search: Search, best: Trial, trials: int, seed: int, storage: Path |
             search.vary(candidate, best)  # a finished trial of an interrupted run: its scores are in the store
 
 
-def orders(study: Study, evaluator: Evaluator, found: Sequence[Candidate]) -> list[OrderPair]:
-    """Both orders of cutting and rounding for the most promising candidate that does both.
+def _cutting(best: Trial | None, found: Sequence[Candidate]) -> Candidate | None:
+    """The candidate whose order of steps is worth measuring: the best one if it cuts, or the likeliest that does."""
+    if best is not None and best.candidate.cut.steps():
+        return best.candidate
+    return min((each for each in found if each.cut.steps()), key=lambda each: each.kl, default=None)
+
+
+def measure_orders(study: Study, evaluator: Evaluator, candidate: Candidate) -> OrderPair:
+    """Both orders of cutting and rounding for a candidate that does both.
 
     Rounding is to nearest, in the format that takes most of the candidate's bytes; few rows are read: enough to tell
     the orders apart, at a fraction of the cost of a full trial.
     """
-    cutting = [candidate for candidate in found if candidate.cut.steps()]
-    if not cutting:
-        return []
-    candidate = min(cutting, key=lambda each: each.kl)
     cut = candidate.cut.steps()[0]
     main = max(candidate.formats, key=lambda kind: (candidate.formats[kind], kind))
     rounding = _rounding_to(main if main != "BF16" else "Q8_0")
@@ -100,7 +107,7 @@ def orders(study: Study, evaluator: Evaluator, found: Sequence[Candidate]) -> li
     curve = Curve.of(study.prior.tables["nearest"], bits_by_format(study.parent, study.prior.tables["nearest"]))
     pair = compare_orders(cut, rounding, float(untouched.parent_nll.mean()), loss, curve)
     evaluator.tokens_spent += cheap.tokens_spent
-    return [pair]
+    return pair
 
 
 def _rounding_to(kind: str) -> Technique:
