@@ -1,4 +1,4 @@
-"""Technique: a class that turns a model into a model, its registry, and the entry-point group of third parties.
+"""Technique: a class that turns a model into a model, its registry, and the entry-point group that fills it.
 
 Fields of a technique are its hyper-parameters. A file that defines one imports nothing heavy, so that `list` is quick.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import enum
 import functools
-import importlib
 import importlib.metadata
-import pkgutil
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -123,10 +121,6 @@ def _kebab(name: str) -> str:
 
 @functools.cache
 def _load_all() -> None:
-    import featherweight.techniques as package
-
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         point.load()
 

@@ -99,7 +99,7 @@ def fit(
     goal = Goal.of(budget, parent_bytes)
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache))
     if rehearsal:
-        rehearse(parent, format, text, settings, progress)
+        rehearse(fit, parent, format, text, settings, progress)
     inputs = {
         "model": parent.fingerprint, "budget": budget.model_dump(), "format": format, "settings": settings.to_dict(),
         "text": {name: each["digest"] for name, each in rows.to_dict().items()}, "versions": versions(),

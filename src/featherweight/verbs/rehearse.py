@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featherweight.core.budget import Budget
 from featherweight.core.lazy import torch, transformers
 from featherweight.core.model import Model, copy_companions
 from featherweight.core.progress import Progress
 from featherweight.verbs.prepare import Settings
-
-if TYPE_CHECKING:
-    from featherweight.verbs.fit import FitResult
 
 _WIDTHS = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
@@ -24,20 +22,23 @@ _ANYTHING = Budget(quality=0.01)  # a share of the bytes may be out of reach: an
 _ROWS = {"length": 64, "calibration_rows": 6, "selection_rows": 6, "held_out_rows": 6, "probe_rows": 3, "trials": 1}
 
 
-def rehearse(parent: Model, format: str, text: str | Path | None, settings: Settings, progress: Progress) -> FitResult:
-    """Runs fit on a tiny relative of the parent, in a temporary folder, with little of the text.
-
-    Returns what that came to, for which a file was exported whatever its size: nothing else would rehearse exporting.
+def rehearse(
+    fit: Callable[..., object],
+    parent: Model,
+    format: str,
+    text: str | Path | None,
+    settings: Settings,
+    progress: Progress,
+) -> None:
+    """Runs `fit`, the verb, on a tiny relative of the parent, in a temporary folder, with little of the text.
 
     Raises:
         FeatherweightError: whatever would have failed later.
     """
-    from featherweight.verbs.fit import fit
-
     progress.say("rehearsing on a two-block random model")
     with TemporaryDirectory(prefix="featherweight-rehearsal-") as folder:
         small = write_relative(parent, Path(folder) / "relative", settings.seed)
-        result = fit(
+        fit(
             small,
             _ANYTHING,
             Path(folder) / "run",
@@ -47,7 +48,6 @@ def rehearse(parent: Model, format: str, text: str | Path | None, settings: Sett
             cache=Path(folder) / "cache",
         )
     progress.say("the rehearsal went through")
-    return result
 
 
 def write_relative(parent: Model, folder: Path, seed: int) -> Path:

@@ -63,7 +63,7 @@ def quantize(weight: np.ndarray, type_name: str, importance: np.ndarray | None =
 
     threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, rows)
     edges = [rows * i // threads for i in range(threads + 1)]
-    if threads == 1 or weight.size < 1 << 16:
+    if threads == 1 or weight.size < 1 << 14:
         work(0, rows)
         return blocks
     with ThreadPoolExecutor(threads) as pool:

@@ -24,7 +24,7 @@ from featherweight.core.stream import Visitor, stream
 from featherweight.core.technique import Need, Paper, technique
 
 _FLOOR = 1e-4
-_SAMPLED_ROWS = 96  # rows are rounded independently, so some of them tell how well a scale does for all
+_SAMPLED_ROWS = 48  # rows are rounded independently, so some of them tell how well a scale does for all
 
 
 @technique
