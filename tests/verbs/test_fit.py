@@ -152,20 +152,80 @@ class TestReuse:
         assert not [name for name in made if name.startswith(MEASURED)]
         assert result.facts["cost"]["measurements"] < fitted.facts["cost"]["measurements"] / 2
 
+    def test_a_run_of_another_model_is_of_no_use(
+        self, command: Callable[..., Any], fitted: FitResult, tiny: Path, tmp_path: Path
+    ) -> None:
+        ended = command("fit", tiny, "--memory", "70%", "--out", tmp_path / "run", "--reuse", fitted.folder)
+        assert ended.status == 2
+        assert f"--reuse {fitted.folder}: is a run of another model; give a run of this one" in ended.err
+        assert not (tmp_path / "run").exists()
+
+
+class TestOtherLimits:
+    """Time and resident memory are measured where they are limited; on tiny models they say little."""
+
+    def test_generous(self, fitted: FitResult, trained: Path, small: fw.Settings, cache: Path, tmp_path: Path) -> None:
+        budget = fw.Budget(memory=0.6, latency="10s", resident="64GB", threads=1, context=64)
+        result = fw.fit(trained, budget, tmp_path / "run", settings=small, reuse=fitted.folder, cache=cache)
+        chosen = result.facts["chosen"]
+        assert result.met
+        assert 0 < chosen["latency"]["seconds"] < 10
+        assert chosen["memory"] < chosen["resident"] < 64e9
+        assert all(trial["latency"] > 0 for trial in result.facts["trials"])
+        assert all(point["latency"] > 0 for point in result.facts["curve"])
+
+    def test_out_of_reach(
+        self, fitted: FitResult, trained: Path, small: fw.Settings, cache: Path, tmp_path: Path
+    ) -> None:
+        budget = fw.Budget(memory=0.6, latency="1us", threads=1)
+        result = fw.fit(trained, budget, tmp_path / "run", settings=small, reuse=fitted.folder, cache=cache)
+        why = result.facts["why"]
+        assert not result.met
+        assert why["binding"] == ["latency"]
+        assert why["reachable"]["latency"].endswith("ms a token (measured)")
+        assert all("latency" in trial["misses"] for trial in why["nearest"])
+
+    def test_resident_memory_is_measured_on_the_file(
+        self, fitted: FitResult, trained: Path, small: fw.Settings, cache: Path, tmp_path: Path
+    ) -> None:
+        """It is known only when a file was exported; one that takes more is kept, and called a miss."""
+        budget = fw.Budget(resident="1MB", context=64, threads=1)
+        result = fw.fit(trained, budget, tmp_path / "run", settings=small, reuse=fitted.folder, cache=cache)
+        assert not result.met
+        assert result.facts["chosen"]["missed"] == ["resident"]
+        assert result.facts["why"]["binding"] == ["resident"]
+
 
 class TestRehearsal:
-    def test_llama(self, trained: Path, small: fw.Settings) -> None:
+    @pytest.fixture
+    def results(self) -> list[FitResult]:
+        return []
+
+    @pytest.fixture
+    def kept(self, results: list[FitResult]) -> Callable[..., None]:
+        """The verb, its results kept."""
+        return lambda *args, **options: results.append(fw.fit(*args, **options))
+
+    def test_llama(
+        self, kept: Callable[..., None], results: list[FitResult], trained: Path, small: fw.Settings
+    ) -> None:
         said: list[str] = []
         progress = Progress()
         progress.say = said.append  # type: ignore[method-assign]
-        rehearse(open_folder(trained), "gguf", small, progress)
+        rehearse(kept, open_folder(trained), "gguf", None, small, progress)
+        assert results[0].facts["chosen"] is not None, "no file was exported"
         assert said == ["rehearsing on a two-block random model", "the rehearsal went through"]
 
     @pytest.mark.slow
     @pytest.mark.parametrize("format", ["gguf", "hf"])
     @pytest.mark.parametrize("model_type", supported())
-    def test_every_architecture(self, model_type: str, format: str, models_folder: Path, small: fw.Settings) -> None:
-        rehearse(open_folder(tiny_model(models_folder, model_type)), format, small, Progress())
+    def test_every_architecture(
+        self, kept: Any, results: list[FitResult], model_type: str, format: str, models_folder: Path, small: fw.Settings
+    ) -> None:
+        """With an embedding that is most of the model: in a folder it stays wide."""
+        parent = open_folder(tiny_model(models_folder, model_type, tie_word_embeddings=True, vocab_size=4096))
+        rehearse(kept, parent, format, None, small, Progress())
+        assert results[0].facts["chosen"] is not None, "no file was exported"
 
     def test_the_relative_is_of_the_same_kind(self, any_architecture: Path, tmp_path: Path) -> None:
         parent = open_folder(any_architecture)

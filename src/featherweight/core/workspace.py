@@ -77,15 +77,21 @@ def check_free(folder: Path, resume: bool) -> None:
         raise OutputError(str(folder), f"cannot be made: {nearest} is not writable", "choose another folder")
 
 
-def measurements_of(run: Path) -> Path:
-    """Where an earlier run keeps its measurements.
+def measurements_of(run: Path, model: str) -> Path:
+    """Where an earlier run of a model keeps its measurements.
+
+    Args:
+        run: its folder.
+        model: fingerprint of the model; nothing that was measured of another one is of use.
 
     Raises:
-        ResumeError: it has none.
+        ResumeError: it has none, or it is a run of another model.
     """
-    found = Workspace(run).measurements
-    if not found.is_dir():
+    found, inputs = Workspace(run).measurements, run / _INPUTS
+    if not found.is_dir() or not inputs.is_file():
         raise ResumeError(f"--reuse {run}", "holds no measurements of an earlier run", "give the folder that fit wrote")
+    if json.loads(inputs.read_text(encoding="utf-8")).get("model") != model:
+        raise ResumeError(f"--reuse {run}", "is a run of another model", "give a run of this one, or leave it out")
     return found
 
 

@@ -93,8 +93,8 @@ def fit(
     documents = read_text(text)
     folder = Path(out) if out is not None else default_folder(str(model), budget)
     check_free(folder, resume)
-    others = [measurements_of(Path(reuse))] if reuse is not None else []
     parent = open_parent(model, cache, trust)
+    others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
     parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
     goal = Goal.of(budget, parent_bytes)
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache))

@@ -56,8 +56,8 @@ def plan(
     settings, progress = settings or Settings(), progress or Progress()
     writer = exporter(format)
     documents = read_text(text)
-    others = [measurements_of(Path(reuse))] if reuse is not None else []
     parent = open_parent(model, cache, trust)
+    others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
     parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
     goal = Goal.of(budget, parent_bytes)
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache))

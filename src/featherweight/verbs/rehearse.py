@@ -18,6 +18,7 @@ _WIDTHS = {
     "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
     "num_hidden_layers": 2,
 }  # fmt: skip
+_ANYTHING = Budget(quality=0.01)  # a share of the bytes may be out of reach: an embedding that stays wide is most of it
 _ROWS = {"length": 64, "calibration_rows": 6, "selection_rows": 6, "held_out_rows": 6, "probe_rows": 3, "trials": 1}
 
 
@@ -39,7 +40,7 @@ def rehearse(
         small = write_relative(parent, Path(folder) / "relative", settings.seed)
         fit(
             small,
-            Budget(memory=0.6),
+            _ANYTHING,
             Path(folder) / "run",
             format=format,
             text=text,
