@@ -11,7 +11,7 @@ import pytest
 from featherweight.core.recipe import Recipe
 from featherweight.core.technique import build
 from featherweight.measure.quality import summarize
-from featherweight.plan.candidates import Candidate, Cut, candidates, expect, smallest
+from featherweight.plan.candidates import Candidate, Cut, candidates, expect, rounded_first, smallest
 from featherweight.plan.evaluate import Evaluator, surely_worse
 from featherweight.plan.planner import make_plan
 from featherweight.plan.search import Doubt, Search
@@ -48,6 +48,22 @@ class TestCandidates:
 
     def test_a_model_is_never_cut_to_nothing(self, study: Study) -> None:
         assert expect(study.prior, study.parent_bytes, Cut(drop=2), "gptq") is None
+
+    @pytest.mark.parametrize("spare", [1.0, 1.02, 1.1, 1.5])
+    def test_rounding_before_a_cut_can_be_applied_where_it_is_offered(
+        self, study: Study, spare: float, evaluator: Evaluator
+    ) -> None:
+        """The smallest formats of the whole model may be too large for what its cut relative was given."""
+        offered = []
+        for cut in (Cut(drop=1), Cut(ffn=0.75), Cut(ffn=0.9)):
+            candidate = expect(study.prior, int(spare * smallest(study.prior)), cut, "imatrix")
+            swapped = None if candidate is None else rounded_first(study.prior, candidate)
+            if candidate is not None and swapped is not None:
+                assert evaluator.memory(swapped.recipe) > 0
+                offered.append(cut)
+                tight = dataclasses.replace(candidate, memory=study.prior.overhead + 1000)
+                assert rounded_first(study.prior, tight) is None
+        assert offered or spare < 1.1
 
     def test_doubt_never_expects_more(self, found: list[Candidate]) -> None:
         assert all(Doubt().least(each) <= each.kl for each in found)

@@ -137,22 +137,26 @@ def expect(prior: Prior, memory: int, cut: Cut, rounding: str) -> Candidate | No
     return Candidate(Recipe(tuple(steps)), cut, rounding, memory, _removed(prior, cut), damage, formats)
 
 
-def rounded_first(prior: Prior, candidate: Candidate) -> Candidate:
+def rounded_first(prior: Prior, candidate: Candidate) -> Candidate | None:
     """The candidate with its rounding before its cuts: formats are chosen for the whole model, then parts go.
 
     Cutting shrinks every format alike, so rounding may take as much more as the cuts will give back. Formats whose
-    blocks do not fit what the cuts leave of a row are not chosen.
+    blocks do not fit what the cuts leave of a row are not chosen. None where the others are too large for that.
     """
-    _, whole = _reduced(prior, Cut(), prior.tables["feedback"])
+    table, whole = _reduced(prior, Cut(), prior.tables["feedback"])
     _, left = _reduced(prior, candidate.cut, prior.tables["feedback"])
     kinds = [kind for kind in RUNTIME_FORMATS[prior.runtime] if _survives(kind, prior.tables["feedback"], whole, left)]
     share = sum(map(math.prod, left.values())) / sum(map(math.prod, whole.values()))
+    budget = int((candidate.memory - prior.overhead) / share * _SAFETY)
+    usable = {name: {kind: row[kind] for kind in kinds if kind in row} for name, row in table.items()}
+    if not kinds or smallest_bytes(usable, whole, prior.runtime) > budget:
+        return None
     cuts = candidate.cut.steps()
     steps = []
     for step in candidate.recipe.steps[len(cuts) :]:
         fields = step.model_dump(mode="json", exclude_defaults=True)
         if "memory" in fields:
-            fields |= {"memory": int((candidate.memory - prior.overhead) / share * _SAFETY), "formats": kinds}
+            fields |= {"memory": budget, "formats": kinds}
         steps.append(build(step.name, fields))
     return dataclasses.replace(candidate, recipe=Recipe((*steps, *cuts)))
 

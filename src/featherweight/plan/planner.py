@@ -64,7 +64,9 @@ def make_plan(study: Study, evaluator: Evaluator, trials: int, storage: Path | N
     if cutting is not None:
         plan.orders = [measure_orders(study, evaluator, cutting)]
         if best is not None and cutting is best.candidate and plan.orders[0].earlier != cutting.recipe.steps[0].name:
-            search.attempt(rounded_first(study.prior, cutting), best)
+            swapped = rounded_first(study.prior, cutting)
+            if swapped is not None:
+                search.attempt(swapped, best)
     plan.tokens = evaluator.tokens_spent
     return plan
 
