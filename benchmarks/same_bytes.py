@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from featherweight.cli.progress import TerminalProgress
+from featherweight.core.budget import format_bytes
 from featherweight.core.data import TokenSet
 from featherweight.core.model import Model
 from featherweight.core.recipe import Recipe
@@ -128,7 +129,7 @@ def show(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> None:
         table.add_column(title, justify="right")
     for each in rows:
         cells = [f"{each['kl']:.4f}", *(f"{each['domains'][domain]:.4f}" for domain in domains)]
-        table.add_row(each["size_of"], each["made_by"], f"{each['bytes']:,}", *cells)
+        table.add_row(each["size_of"], each["made_by"], format_bytes(each["bytes"]), *cells)
     Console().print(table)
     gains = Table(box=None, title="ours is lower by")
     for title in ("than", "all", *domains):
