@@ -61,7 +61,7 @@ class TestText:
         path = tmp_path / "text.txt"
         path.write_text("A few words.\n" * 5)
         said = fit(tiny, "--text", path)
-        assert "the calibration text: is too short: 0 tokens do not make 2 rows of 256" in said
+        assert f"{path} (calibration part): is too short: 0 tokens do not make 2 rows of 256" in said
         assert "give at least 3072 tokens in all" in said
 
     def test_missing(self, fit: Refused, tiny: Path) -> None:

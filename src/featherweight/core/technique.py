@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import functools
 import importlib.metadata
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -122,7 +123,10 @@ def _kebab(name: str) -> str:
 @functools.cache
 def _load_all() -> None:
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:  # whatever another package does must not take everything down with it
+            warnings.warn(f"the techniques of {point.value} are left out: {error}", stacklevel=2)
 
 
 def techniques() -> dict[str, type[Technique]]:

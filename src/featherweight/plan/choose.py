@@ -19,14 +19,15 @@ _NO_FLOOR = 0.2  # where quality is not limited, a fifth of the parent's is as b
 def criteria(goal: Goal, parent_bytes: int) -> list[Criterion]:
     """What candidates are compared by: what the user limits is a floor, what is left open is improved.
 
-    Each criterion runs from its limit (0) to the parent's quality, or to half the limited bytes or seconds (1).
+    Each criterion runs from its limit (0) to the parent's quality, or to half the limited bytes or seconds (1); where
+    bytes are not limited, to those of two bits a weight.
     """
     floor = goal.quality if goal.quality is not None else _NO_FLOOR
     limit = goal.memory if goal.memory is not None else parent_bytes
     quality, memory = (0.7, 0.2) if goal.memory is not None else (0.2, 0.7)
     found = [
         Criterion("quality", floor, max(1.0, floor + 0.01), quality),
-        Criterion("memory", limit, limit / 2, memory, benefit=False),
+        Criterion("memory", limit, limit / (2 if goal.memory is not None else 8), memory, benefit=False),
     ]
     if goal.latency is not None:
         found.append(Criterion("latency", goal.latency, goal.latency / 2, 0.1, benefit=False))

@@ -83,7 +83,6 @@ class Search:
         self.evaluator = evaluator
         self.doubt = doubt or Doubt()
         self.trials: list[Trial] = []
-        self._scores: dict[str, Scores] = {}
 
     def climb(self, candidates: Sequence[Candidate]) -> Trial | None:
         """Tries candidates of one size, least expected damage first; returns the best measured one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import Budget
+from featherweight.core.errors import FeatherweightError
 from featherweight.core.formats import get
 from featherweight.core.model import Model
 from featherweight.core.progress import Progress
@@ -72,7 +74,7 @@ def apply(
     folder = Path(out)
     check_free(folder, resume)
     parent = open_parent(model, cache, trust)
-    rows = token_rows(parent, documents, settings, progress, cache_folder(cache))
+    rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)
     inputs = {
         "model": parent.fingerprint, "recipe": steps.digest, "format": format, "settings": settings.to_dict(),
         "text": {name: each["digest"] for name, each in rows.to_dict().items()}, "versions": versions(),
@@ -84,7 +86,12 @@ def apply(
     )  # fmt: skip
     size_of = exporter(format or "gguf").file_bytes
     evaluator = Evaluator(parent, run, rows.selection, settings.probe_rows, size_of, folder=workspace.steps)
-    writer = exporter(format or runtime_of(evaluator.child(steps)))
+    try:
+        writer = exporter(format or runtime_of(evaluator.child(steps)))
+    except FeatherweightError:
+        if not workspace.steps.exists():  # nothing was finished that a resumed run could go on from
+            shutil.rmtree(folder)
+        raise
     budget = Budget(memory=1.0)
     study = Study(parent, writer, Goal(), rows.calibration, rows.selection, rows.held_out, run)
     trial = Trial(Candidate(steps, Cut(), "", 0, 0.0, 0.0), "measured", "a recipe was given", 0)

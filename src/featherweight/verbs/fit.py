@@ -97,7 +97,7 @@ def fit(
     others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
     parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
     goal = Goal.of(budget, parent_bytes)
-    rows = token_rows(parent, documents, settings, progress, cache_folder(cache))
+    rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)
     if rehearsal:
         rehearse(fit, parent, format, text, settings, progress)
     inputs = {

@@ -60,7 +60,7 @@ def plan(
     others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
     parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
     goal = Goal.of(budget, parent_bytes)
-    rows = token_rows(parent, documents, settings, progress, cache_folder(cache))
+    rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)
     run = Run(rows.calibration, settings.seed, settings.device, parent, progress, Store(None, others))
     figures = parent_figures(parent, writer, run, budget, goal)
     study = Study(

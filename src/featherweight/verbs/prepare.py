@@ -77,8 +77,17 @@ def read_text(text: str | Path | None) -> Documents | None:
     return None if text is None else read_documents(str(text))
 
 
-def token_rows(model: Model, documents: Documents | None, settings: Settings, progress: Progress, cache: Path) -> Rows:
+def token_rows(
+    model: Model,
+    documents: Documents | None,
+    settings: Settings,
+    progress: Progress,
+    cache: Path,
+    text: str | Path | None = None,
+) -> Rows:
     """Rows of the user's text, or of the default: prose and code that every Python has, chat that the model writes.
+
+    `text` is what the user called it, for errors.
 
     Raises:
         DataError: a split is too short for two rows.
@@ -96,7 +105,9 @@ def token_rows(model: Model, documents: Documents | None, settings: Settings, pr
         "held-out": settings.held_out_rows,
     }  # fmt: skip
     made = {
-        name: tokenize(splits[name], model.tokenizer, count, settings.length, f"the {name} text")
+        name: tokenize(
+            splits[name], model.tokenizer, count, settings.length, f"{text or 'the default text'} ({name} part)"
+        )
         for name, count in rows.items()
     }
     return Rows(made["calibration"], made["selection"], made["held-out"])

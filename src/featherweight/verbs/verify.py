@@ -72,7 +72,7 @@ def verify(
     same = same_tokens(one, other)
     if not same:
         return Verification([tokenizer_check(False)], None, {})
-    rows = token_rows(one, documents, settings, progress, cache_folder(cache))
+    rows = token_rows(one, documents, settings, progress, cache_folder(cache), text)
     run = Run(seed=settings.seed, device=settings.device, progress=progress, store=Store())
     scores = compare(one, other, rows.held_out, run)
     found = summarize(scores)
