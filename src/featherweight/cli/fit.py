@@ -20,7 +20,7 @@ def fit(
     out: options.Out = None,
     format: Annotated[str, typer.Option(help="gguf (llama.cpp) or hf (Hugging Face, compressed-tensors)")] = "gguf",
     text: options.Text = None,
-    trials: Annotated[int, typer.Option(min=0, help="variations to try around the best candidate")] = 2,
+    trials: Annotated[int, typer.Option(min=0, help="variations to try around the best candidate")] = 1,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     reuse: Annotated[str | None, typer.Option(help="an earlier run whose measurements are taken over")] = None,

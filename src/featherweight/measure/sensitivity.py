@@ -22,7 +22,7 @@ from featherweight.core.rounding import Feedback, round_with_feedback
 from featherweight.core.run import Run
 from featherweight.core.stream import Visitor, head_weight, stream
 
-_SAMPLED_ROWS = 64  # of each matrix; rows are rounded independently, so a sample estimates their sum
+_SAMPLED_ROWS = 48  # of each matrix; rows are rounded independently, so a sample estimates their sum
 _FISHER_ROWS = 2  # token rows a backward pass
 
 Sensitivity = dict[str, dict[str, float]]

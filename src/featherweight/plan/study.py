@@ -19,7 +19,7 @@ from featherweight.plan.cost import LatencyModel
 from featherweight.plan.exporter import Exporter
 from featherweight.plan.goal import Goal
 
-_TABLE_ROWS = 16
+_TABLE_ROWS = 12
 _MARGIN = 0.015  # how far the lower end of the quality interval lies below its middle, for choosing what to try
 _STEPS = 32
 _DOUBTFUL = 0.85  # of the expected decode time may be what is measured

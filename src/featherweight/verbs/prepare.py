@@ -35,7 +35,7 @@ class Settings:
     selection_rows: int = 18
     held_out_rows: int = 24
     probe_rows: int = 6
-    trials: int = 2
+    trials: int = 1
     seed: int = 0
     device: str = "cpu"
 

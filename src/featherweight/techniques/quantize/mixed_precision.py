@@ -38,7 +38,7 @@ class MixedPrecision(Technique):
     rounding: Literal["feedback", "nearest"] = Field(
         "feedback", description="the rounding whose damage is measured: that of gptq, or that of imatrix"
     )
-    rows: int = Field(16, ge=2, description="calibration rows to measure on")
+    rows: int = Field(12, ge=2, description="calibration rows to measure on")
     favour: dict[str, float] = Field(
         default_factory=dict, description="factors on the expected damage by name pattern, e.g. {'*down_proj*': 2.0}"
     )
