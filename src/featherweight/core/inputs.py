@@ -27,8 +27,8 @@ See = Callable[["torch.Tensor"], object]
 Forward = Callable[..., Any]
 
 # All rows at once need no second run of anything: done while the activations of a module are no more than this.
-_AT_ONCE_BYTES = 384 * 10**6
-_PART_BYTES = 16 * 10**6
+_AT_ONCE_BYTES = 64 * 10**6
+_PART_BYTES = 12 * 10**6
 
 
 class InputMoments(Visitor):

@@ -51,8 +51,8 @@ def round_with_feedback(
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if feedback.act_order else None
     columns = torch.cat(list(weights.values())).T.contiguous()
     if order is not None:
-        columns, hessian = columns[order], hessian[order][:, order]
-    factor = inverse_factor(hessian, feedback.damping)
+        columns = columns[order]
+    factor = inverse_factor(hessian, feedback.damping, order)
     decide = _Rounder(grids, order, columns if _is_sparse(columns) else None)
     sweep(columns, factor, decide, feedback.block)
     del factor

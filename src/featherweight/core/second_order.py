@@ -20,24 +20,31 @@ StartBlock = Callable[[int, "torch.Tensor"], None]
 _SOLVED_AT_ONCE = 128
 
 
-def inverse_factor(hessian: torch.Tensor, damping: float = 0.01) -> torch.Tensor:
+def inverse_factor(hessian: torch.Tensor, damping: float = 0.01, order: torch.Tensor | None = None) -> torch.Tensor:
     """Upper triangular U with (H + damping * mean(diag H) I)^-1 = U^T U, float32 [columns, columns].
 
     Columns that never saw an input get a unit diagonal, so that they are rounded without feedback.
+
+    Args:
+        hessian: H, symmetric; it is not changed.
+        damping: share of the mean diagonal that is added to it.
+        order: take the columns of H in this order; None = as they are.
     """
     diagonal = hessian.diagonal()
     strength = damping * torch.where(diagonal == 0, 1.0, diagonal).mean()
+    reversed_order = (torch.arange(len(diagonal)) if order is None else order).flip(0)
     for _ in range(12):
-        factor = _inverse_factor(hessian, strength)
+        factor = _inverse_factor(hessian, strength, reversed_order)
         if factor is not None:
             return factor
         strength = strength * 10  # a nearly singular Hessian needs more damping, never an error
     raise ArithmeticError("the Hessian is not positive definite at any damping")
 
 
-def _inverse_factor(hessian: torch.Tensor, added: torch.Tensor) -> torch.Tensor | None:
+def _inverse_factor(hessian: torch.Tensor, added: torch.Tensor, reversed_order: torch.Tensor) -> torch.Tensor | None:
     # With rows and columns reversed, Cholesky gives H = R R^T with R upper triangular: U is its inverse.
-    work = hessian.flip(0, 1)
+    # It is symmetric, so its transpose is itself, and lies in memory as LAPACK wants it: computed in place.
+    work = hessian[reversed_order[:, None], reversed_order].mT
     diagonal = work.diagonal()
     diagonal[diagonal == 0] = 1.0
     diagonal += added
