@@ -25,6 +25,7 @@ from featherweight.report import charts
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "images" / "frontier.png"
+_QUIET = {"displayModeBar": False}
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -85,10 +86,12 @@ def picture(facts: Mapping[str, Any]) -> bool:
     PICTURE.parent.mkdir(exist_ok=True)
     with TemporaryDirectory() as folder:
         page = Path(folder) / "frontier.html"
-        page.write_text(charts.frontier(facts).to_html(include_plotlyjs=True, default_width="900px"), "utf-8")
+        page.write_text(
+            charts.frontier(facts).to_html(include_plotlyjs=True, default_width="900px", config=_QUIET), "utf-8"
+        )
         subprocess.run(
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000",
-             "--window-size=920,520", f"--screenshot={PICTURE}", page.as_uri()],
+             "--window-size=920,440", f"--screenshot={PICTURE}", page.as_uri()],
             check=True, capture_output=True,
         )  # fmt: skip
     return True
