@@ -33,7 +33,7 @@ from featherweight.plan.choose import ranked
 from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.goal import Goal
 from featherweight.plan.planner import make_plan
-from featherweight.plan.study import Study
+from featherweight.plan.study import Study, bf16_file_bytes
 from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, token_rows
 
 END_TO_END = ("--memory", "92MB", "--quality", "85%", "--latency", "30ms")
@@ -69,8 +69,7 @@ class Grid:
     def __init__(self, rows: Rows, run: Run, memory: str, folder: Path) -> None:
         assert run.parent is not None
         writer = exporter("gguf")
-        parent_bytes = writer.file_bytes(run.parent, dict.fromkeys(run.parent.architecture.quantizable(), "BF16"))
-        goal = Goal.of(Budget(memory=memory), parent_bytes)
+        goal = Goal.of(Budget(memory=memory), bf16_file_bytes(run.parent, writer))
         self.memory, self.rows, self.run = memory, rows, run
         self.study = Study(run.parent, writer, goal, rows.calibration, rows.selection, rows.held_out, run)
         self.evaluator = Evaluator(

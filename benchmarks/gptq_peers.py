@@ -30,7 +30,7 @@ from featherweight.core.data import TokenSet
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.source import open_model
-from featherweight.measure.quality import Scores, compare, summarize
+from featherweight.measure.quality import Scores, compare, resampled_means, summarize
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -77,12 +77,8 @@ def quantize(
 
 def difference(ours: Scores, theirs: Scores) -> list[float]:
     """95 % bootstrap interval over documents of our NLL minus theirs, nats a token."""
-    documents, groups = np.unique(np.asarray(ours.tokens.documents), return_inverse=True)
-    totals = np.bincount(groups, weights=(ours.child_nll - theirs.child_nll).mean(1))
-    counts = np.bincount(groups)
-    size = len(documents)
-    draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=2000)
-    return [float(each) for each in np.quantile((draws @ totals) / (draws @ counts), [0.025, 0.975])]
+    means = resampled_means((ours.child_nll - theirs.child_nll).mean(1), ours.tokens)
+    return [float(each) for each in np.quantile(means, [0.025, 0.975])]
 
 
 def compete(

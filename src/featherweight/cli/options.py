@@ -23,3 +23,5 @@ Resume = Annotated[bool, typer.Option("--resume", help="go on with an interrupte
 Quiet = Annotated[bool, typer.Option("--quiet", help="print only the result")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Out = Annotated[Path | None, typer.Option(help="folder of the run")]
+Format = Annotated[str, typer.Option(help="gguf (llama.cpp) or hf (Hugging Face, compressed-tensors)")]
+Reuse = Annotated[str | None, typer.Option(help="an earlier run whose measurements are taken over")]

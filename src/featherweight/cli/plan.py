@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from featherweight.cli import options
 
 
@@ -17,11 +13,11 @@ def plan(
     resident: options.Resident = None,
     context: options.Context = 512,
     threads: options.Threads = None,
-    format: Annotated[str, typer.Option(help="gguf (llama.cpp) or hf (Hugging Face, compressed-tensors)")] = "gguf",
+    format: options.Format = "gguf",
     text: options.Text = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
-    reuse: Annotated[str | None, typer.Option(help="an earlier run whose measurements are taken over")] = None,
+    reuse: options.Reuse = None,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
 ) -> None:

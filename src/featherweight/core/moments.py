@@ -56,3 +56,12 @@ def _mirror(matrix: torch.Tensor) -> None:
         corner = matrix[first:last, first:last]
         corner.copy_(corner.tril() + corner.tril(-1).T)
         matrix[:first, first:last] = matrix[first:last, :first].T
+
+
+def importance_of(squares: torch.Tensor) -> torch.Tensor:
+    """Weight of each column's squared error for a format's scale search, never zero.
+
+    Args:
+        squares: mean squared input of each column; only their ratios count.
+    """
+    return squares / squares.mean().clamp(min=1e-30) + 1e-4

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from featherweight.core.formats import Grid, Packed, get
 from featherweight.core.lazy import torch
+from featherweight.core.moments import importance_of
 from featherweight.core.second_order import inverse_factor, sweep
 
 
@@ -28,12 +29,6 @@ class Feedback:
     block: int = 64
 
 
-def importance_of(hessian: torch.Tensor) -> torch.Tensor:
-    """Weight of each column's squared error for a format's scale search: its mean squared input, never zero."""
-    diagonal = hessian.diagonal().clone()
-    return diagonal / diagonal.mean().clamp(min=1e-30) + 1e-4
-
-
 def round_with_feedback(
     weights: Mapping[str, torch.Tensor], formats: Mapping[str, str], hessian: torch.Tensor, feedback: Feedback
 ) -> dict[str, Packed]:
@@ -45,7 +40,7 @@ def round_with_feedback(
         hessian: mean of x x^T over the calibration tokens, float32 [columns, columns].
         feedback: how errors are passed on.
     """
-    importance = importance_of(hessian)
+    importance = importance_of(hessian.diagonal())
     fitted = {name: get(formats[name]).fit(weight, importance) for name, weight in weights.items()}
     grids = {name: get(packed.format).grid(packed) for name, packed in fitted.items()}
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True) if feedback.act_order else None

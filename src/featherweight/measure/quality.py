@@ -159,7 +159,7 @@ def summarize(scores: Scores, seed: int = 0) -> Quality:
     )
     per_row = scores.kl.shape[1]
     counts = weights * per_row
-    draws = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
+    draws = _resampled(len(counts), seed, RESAMPLES)
     sampled = (draws @ columns.T) / (draws @ counts)[:, None]
     ratio = np.exp(sampled[:, 0] - sampled[:, 1])
     parent, child, kl, agreement = columns.sum(1) / counts.sum()
@@ -184,6 +184,19 @@ def by_domain(scores: Scores, seed: int = 0) -> dict[str, Quality]:
         rows = [row for row, each in enumerate(scores.tokens.domains) if each == domain]
         result[domain] = summarize(scores.rows(rows), seed)
     return result
+
+
+def resampled_means(values: np.ndarray, tokens: TokenSet, seed: int = 0, size: int = RESAMPLES) -> np.ndarray:
+    """Bootstrap means over documents of one value a row, float64 [size]."""
+    groups, counts = _documents(tokens)
+    draws = _resampled(len(counts), seed, size)
+    means: np.ndarray = (draws @ np.bincount(groups, weights=values)) / (draws @ counts)
+    return means
+
+
+def _resampled(documents: int, seed: int, size: int) -> np.ndarray:
+    """How often each document is drawn, [size, documents]."""
+    return np.random.default_rng(seed).multinomial(documents, np.full(documents, 1 / documents), size=size)
 
 
 def _documents(tokens: TokenSet) -> tuple[np.ndarray, np.ndarray]:

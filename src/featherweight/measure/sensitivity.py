@@ -17,7 +17,7 @@ from featherweight.core.data import TokenSet
 from featherweight.core.formats import get
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
-from featherweight.core.moments import Moment
+from featherweight.core.moments import Moment, importance_of
 from featherweight.core.rounding import Feedback, round_with_feedback
 from featherweight.core.run import Run
 from featherweight.core.stream import Visitor, head_weight, stream
@@ -180,7 +180,7 @@ def _round(
     if not wanted:  # none of the formats fits any of these matrices
         return {}
     if rounding == "nearest":
-        importance = hessian.diagonal() / hessian.diagonal().mean() + 1e-4
+        importance = importance_of(hessian.diagonal())
         return {key: get(kind).fit(rows, importance).dequantize() for key, (rows, kind) in wanted.items()}
     weights = {key: rows for key, (rows, _) in wanted.items()}
     kinds = {key: kind for key, (_, kind) in wanted.items()}

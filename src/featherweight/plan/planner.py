@@ -78,8 +78,7 @@ def _refine(search: Search, best: Trial, trials: int, seed: int, storage: Path |
         return float(search.evaluator.first_look(candidate.recipe).kl.mean())
 
     for candidate in refine(best.candidate, trials, damage, seed, storage):
-        if not any(trial.candidate.recipe == candidate.recipe for trial in search.trials):
-            search.vary(candidate, best)  # a finished trial of an interrupted run: its scores are in the store
+        damage(candidate)  # of an interrupted run's finished trial too: its scores are in the store
 
 
 def _cutting(best: Trial | None, found: Sequence[Candidate]) -> Candidate | None:

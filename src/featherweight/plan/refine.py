@@ -1,4 +1,4 @@
-"""Refines the best recipe with Optuna: damping, the trust in the sensitivity table, a scale search before rounding.
+"""Refines the best recipe with Optuna: GPTQ's damping, and how much the sensitivity table is trusted for each part.
 
 The study lies in the run folder (SQLite); a killed search goes on where it stopped. Each proposal depends on the seed
 and on the finished trials only, so an interrupted search and an uninterrupted one propose the same.

@@ -62,11 +62,7 @@ class Study:
     @functools.cached_property
     def parent_bytes(self) -> int:
         """Bytes of the parent's own file, every matrix in bf16."""
-        return self.exporter.file_bytes(self.parent, self._in_bf16)
-
-    @property
-    def _in_bf16(self) -> dict[str, str]:
-        return dict.fromkeys(self.parent.architecture.quantizable(), "BF16")
+        return bf16_file_bytes(self.parent, self.exporter)
 
     @functools.cached_property
     def overhead(self) -> int:
@@ -75,20 +71,20 @@ class Study:
         Rounded tensors may take more of the header than plain ones, so both are looked at.
         """
         alignment = 32 * len(self.parent.entries) if self.exporter.runtime == "gguf" else 0
-        return alignment + max(self._extra(self._in_bf16), self._extra(self._rounded))
+        return alignment + max(self._extra(in_bf16(self.parent)), self._extra(self._rounded))
 
     @property
     def _rounded(self) -> dict[str, str]:
         """Every matrix that the runtime rounds, in some format that fits it."""
         kinds = RUNTIME_FORMATS[self.exporter.runtime]
         ends = () if self.exporter.runtime == "gguf" else (EMBEDDING, HEAD)
-        shapes = {name: self.parent.entries[name].shape for name in self._in_bf16 if name not in ends}
+        shapes = {name: self.parent.entries[name].shape for name in in_bf16(self.parent) if name not in ends}
         fitting = {name: [kind for kind in kinds if get(kind).accepts(shape)] for name, shape in shapes.items()}
         return {name: found[-1] for name, found in fitting.items() if found}
 
     def _extra(self, formats: Mapping[str, str]) -> int:
         vectors = "F32" if self.exporter.runtime == "gguf" else "BF16"
-        stored = {**self._in_bf16, **formats}
+        stored = {**in_bf16(self.parent), **formats}
         tensors = sum(
             get(stored.get(name, vectors)).tensor_bytes(entry.shape) for name, entry in self.parent.entries.items()
         )
@@ -116,8 +112,8 @@ class Study:
         ceiling, sure = self._ceiling(1 / _DOUBTFUL), self._ceiling(1.0)
         floor = self.goal.quality
         if self.goal.memory is None and floor is not None:
-            enough = [each for each in self.curve if each.ratio - _MARGIN >= floor and each.memory <= ceiling]
-            ceiling = min([each.memory for each in enough], default=ceiling)
+            needed = self.needed(floor)
+            ceiling = min(ceiling, needed.memory) if needed is not None else ceiling
         less = [sure] if sure < ceiling else self._neighbours(ceiling)
         return [ceiling, *less]
 
@@ -150,6 +146,16 @@ class Study:
         """The smallest expected candidate that reaches a quality."""
         enough = [each for each in self.curve if each.ratio - _MARGIN >= quality]
         return min(enough, key=lambda each: each.memory, default=None)
+
+
+def in_bf16(model: Model) -> dict[str, str]:
+    """Every matrix that can be rounded, left in bf16."""
+    return dict.fromkeys(model.architecture.quantizable(), "BF16")
+
+
+def bf16_file_bytes(model: Model, exporter: Exporter) -> int:
+    """Exact bytes of a model's file with every matrix in bf16: what a share of memory is a share of."""
+    return exporter.file_bytes(model, in_bf16(model))
 
 
 def precision_map(formats: Mapping[str, str]) -> dict[str, dict[str, str]]:

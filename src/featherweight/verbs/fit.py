@@ -22,15 +22,14 @@ from featherweight.export.exporters import exporter
 from featherweight.measure.tasks import check_tasks, run_tasks
 from featherweight.plan.choose import explain_infeasible, ranked
 from featherweight.plan.evaluate import Evaluator
-from featherweight.plan.exporter import Exporter
 from featherweight.plan.goal import Goal
 from featherweight.plan.planner import Plan, make_plan
-from featherweight.plan.study import Study
+from featherweight.plan.study import Study, bf16_file_bytes
 from featherweight.verbs.facts import gather_facts
 from featherweight.verbs.finish import Finished, finish
-from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, read_text, token_rows
+from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, open_study, read_text, token_rows
 from featherweight.verbs.rehearse import rehearse
-from featherweight.verbs.timing import decode_seconds, parent_figures
+from featherweight.verbs.timing import decode_seconds
 
 _ATTEMPTS = 3  # candidates that may be exported before a budget is called unmet
 
@@ -95,8 +94,7 @@ def fit(
     check_free(folder, resume)
     parent = open_parent(model, cache, trust)
     others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
-    parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
-    goal = Goal.of(budget, parent_bytes)
+    goal = Goal.of(budget, bf16_file_bytes(parent, writer))
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)
     if rehearsal:
         rehearse(fit, parent, format, text, settings, progress)
@@ -106,7 +104,7 @@ def fit(
     }  # fmt: skip
     workspace = open_workspace(folder, inputs, resume)
     run = _run(rows, settings, progress, workspace, parent, others)
-    study = _study(parent, writer, goal, rows, run, budget)
+    study = open_study(parent, writer, goal, rows, run, budget)
     evaluator = _evaluator(study, settings, workspace, budget)
     plan = make_plan(study, evaluator, settings.trials, workspace.study, measure=reuse is None)
     finished = _finish_best(study, plan, evaluator, workspace, budget)
@@ -150,14 +148,6 @@ def _run(
         store=Store(workspace.measurements, others),
         scratch=workspace.scratch,
     )
-
-
-def _study(parent: Model, writer: Exporter, goal: Goal, rows: Rows, run: Run, budget: Budget) -> Study:
-    figures = parent_figures(parent, writer, run, budget, goal)
-    return Study(
-        parent, writer, goal, rows.calibration, rows.selection, rows.held_out, run,
-        figures.latency_model, figures.resident_overhead,
-    )  # fmt: skip
 
 
 def _evaluator(study: Study, settings: Settings, workspace: Workspace, budget: Budget) -> Evaluator:

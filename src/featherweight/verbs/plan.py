@@ -15,9 +15,8 @@ from featherweight.export.exporters import exporter
 from featherweight.plan.candidates import Candidate, candidates
 from featherweight.plan.goal import Goal
 from featherweight.plan.search import Doubt
-from featherweight.plan.study import Study
-from featherweight.verbs.prepare import Settings, cache_folder, open_parent, read_text, token_rows
-from featherweight.verbs.timing import parent_figures
+from featherweight.plan.study import Study, bf16_file_bytes
+from featherweight.verbs.prepare import Settings, cache_folder, open_parent, open_study, read_text, token_rows
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,8 @@ def plan(
     documents = read_text(text)
     parent = open_parent(model, cache, trust)
     others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
-    parent_bytes = writer.file_bytes(parent, dict.fromkeys(parent.architecture.quantizable(), "BF16"))
-    goal = Goal.of(budget, parent_bytes)
+    goal = Goal.of(budget, bf16_file_bytes(parent, writer))
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)
     run = Run(rows.calibration, settings.seed, settings.device, parent, progress, Store(None, others))
-    figures = parent_figures(parent, writer, run, budget, goal)
-    study = Study(
-        parent, writer, goal, rows.calibration, rows.selection, rows.held_out, run,
-        figures.latency_model, figures.resident_overhead,
-    )  # fmt: skip
+    study = open_study(parent, writer, goal, rows, run, budget)
     return Outlook(study, candidates(study.prior, study.sizes()[:1]), study.curve)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featherweight.core.budget import Budget
 from featherweight.core.chat import write_chat
 from featherweight.core.data import Documents, TokenSet, default_documents, read_documents, split_documents, tokenize
 from featherweight.core.errors import FeatherweightError
@@ -15,6 +16,10 @@ from featherweight.core.progress import Progress
 from featherweight.core.run import Run
 from featherweight.core.source import default_cache, open_model
 from featherweight.core.store import Store
+from featherweight.plan.exporter import Exporter
+from featherweight.plan.goal import Goal
+from featherweight.plan.study import Study
+from featherweight.verbs.timing import parent_figures
 
 
 @dataclass(frozen=True)
@@ -123,3 +128,12 @@ def check_device(name: str) -> None:
 def cache_folder(cache: Path | None) -> Path:
     """Where converted models and self-written chat are kept."""
     return cache or default_cache()
+
+
+def open_study(parent: Model, writer: Exporter, goal: Goal, rows: Rows, run: Run, budget: Budget) -> Study:
+    """The study of a goal, with those figures of the parent that its limits ask for."""
+    figures = parent_figures(parent, writer, run, budget, goal)
+    return Study(
+        parent, writer, goal, rows.calibration, rows.selection, rows.held_out, run,
+        figures.latency_model, figures.resident_overhead,
+    )  # fmt: skip

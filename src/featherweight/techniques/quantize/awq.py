@@ -17,13 +17,12 @@ from featherweight.core.folding import Rescaling, gather, spread
 from featherweight.core.formats import FLOATS, get
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
-from featherweight.core.moments import Moment
+from featherweight.core.moments import Moment, importance_of
 from featherweight.core.quantizer import KEEP, Quantizer
 from featherweight.core.run import Rewrite, Run
 from featherweight.core.stream import Visitor, stream
 from featherweight.core.technique import Need, Paper, technique
 
-_FLOOR = 1e-4
 _SAMPLED_ROWS = 48  # rows are rounded independently, so some of them tell how well a scale does for all
 
 
@@ -108,7 +107,7 @@ class _ScaleSearch(Visitor):
                 if step:
                     self.scales[index, read] = scale
         for name in names:
-            self.importances[name] = _relative(squares / chosen.square())
+            self.importances[name] = importance_of(squares / chosen.square())
 
     @staticmethod
     def _sampled(weight: torch.Tensor) -> torch.Tensor:
@@ -116,14 +115,10 @@ class _ScaleSearch(Visitor):
 
     def _error(self, weights: Mapping[str, torch.Tensor], columns: torch.Tensor, moment: torch.Tensor) -> float:
         """Squared error of the outputs of all linears of a group, a token."""
-        importance = _relative(moment.diagonal() / columns.square())
+        importance = importance_of(moment.diagonal() / columns.square())
         total = 0.0
         for name, weight in weights.items():
             rounded = get(self.targets[name]).fit(weight * columns, importance).dequantize()
             error = rounded / columns - weight
             total += float(((error @ moment) * error).sum())
         return total
-
-
-def _relative(squares: torch.Tensor) -> torch.Tensor:
-    return squares / squares.mean().clamp(min=1e-30) + _FLOOR

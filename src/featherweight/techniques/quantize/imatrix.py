@@ -12,6 +12,7 @@ from featherweight.core.architecture import EMBEDDING, HEAD
 from featherweight.core.formats import get
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.moments import importance_of
 from featherweight.core.quantizer import KEEP, Quantizer
 from featherweight.core.run import Rewrite, Run
 from featherweight.core.stream import Visitor, stream
@@ -37,7 +38,7 @@ class Imatrix(Quantizer):
         for name in (EMBEDDING, HEAD):
             if name in targets:
                 reads_final = name == HEAD or model.architecture.tied
-                importance = relative_importance(hidden.flatten(0, 1)) if reads_final else None
+                importance = _importance(hidden.flatten(0, 1)) if reads_final else None
                 result[name] = get(targets[name]).fit(model.tensor(name), importance)
         return result.finish(planned={})
 
@@ -46,10 +47,9 @@ class Imatrix(Quantizer):
         return cls(format=KEEP)
 
 
-def relative_importance(inputs: torch.Tensor) -> torch.Tensor:
-    """Mean squares of the columns of [tokens, columns], in units of their mean, never zero."""
-    squares = inputs.square().mean(0)
-    return (squares / squares.mean().clamp(min=1e-30) + 1e-4).cpu()
+def _importance(inputs: torch.Tensor) -> torch.Tensor:
+    """Of the columns of [tokens, columns]."""
+    return importance_of(inputs.square().mean(0)).cpu()
 
 
 class _Importances(Visitor):
@@ -69,7 +69,7 @@ class _Importances(Visitor):
 
     def _hook(self, names: list[str]) -> Any:
         def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            importance = relative_importance(inputs[0].flatten(0, 1))
+            importance = _importance(inputs[0].flatten(0, 1))
             for name in names:
                 self.result[name] = get(self.targets[name]).fit(self.model.tensor(name), importance)
 
