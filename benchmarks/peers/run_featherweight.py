@@ -10,6 +10,7 @@ import time
 STARTED = time.perf_counter()
 
 import torch
+import transformers
 from job import Job, arguments, peak_bytes, report
 from safetensors.torch import save_file
 
@@ -29,12 +30,13 @@ def technique(job: Job) -> Gptq:
 def main() -> None:
     job = arguments(__doc__)
     torch.set_num_threads(job.threads)
+    transformers.AutoModelForCausalLM  # noqa: B018  featherweight imports it late; for its peers this counts as import
     ids = torch.tensor(job.tokens())
     calibration = TokenSet(ids, ("text",) * len(ids), tuple(range(len(ids))))
     imported = time.perf_counter()
     model = open_model(job.model)
     loaded = time.perf_counter()
-    result = technique(job).apply(model, Run(calibration=calibration))
+    result = technique(job).apply(model, Run(calibration=calibration, scratch=job.out / "scratch"))
     done = time.perf_counter()
     peak = peak_bytes()
     result.save(job.saved)

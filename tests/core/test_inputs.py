@@ -69,3 +69,43 @@ def test_what_comes_after_sees_the_new_weights(tiny: Path) -> None:
     for key, moment in shown.items():
         torch.testing.assert_close(moment, expected[key], rtol=1e-4, atol=1e-6)
     assert model.fingerprint == open_folder(tiny).fingerprint
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.5, 100.0])
+def test_rows_in_parts_give_what_all_rows_at_once_give(
+    any_architecture: Path, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever part of a module's last inputs is kept, from nothing to everything."""
+    model, ids = open_folder(any_architecture), tiny_tokens(any_architecture, rows=6, length=16).ids
+
+    def halve(index: int, block: Any, read: Reads, moment: torch.Tensor) -> None:
+        for linear in read.linears:
+            set_weight(block, linear, weight_of(block, linear) * 0.5)
+
+    at_once = stream(model, ids, InputMoments(model.architecture.reads, halve))
+    monkeypatch.setattr("featherweight.core.inputs._KEPT_SHARE", share)
+    in_parts = stream(model, ids, InputMoments(model.architecture.reads, halve, rows=2))
+    torch.testing.assert_close(in_parts, at_once, rtol=1e-5, atol=1e-6)
+
+
+def test_kept_inputs_save_the_work_up_to_the_last_linear(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featherweight.core.inputs._KEPT_SHARE", 100.0)
+    model, ids = open_folder(tiny), tiny_tokens(tiny, rows=6, length=16).ids
+    count = {"gate": 0, "down": 0}
+
+    class Counting(InputMoments):
+        def enter(self, index: int, block: torch.nn.Module) -> None:
+            super().enter(index, block)
+            for name in count:
+                block.get_submodule(f"mlp.{name}_proj").register_forward_hook(self._counted(name))
+
+        def _counted(self, name: str) -> Any:
+            def hook(*_: Any) -> None:
+                count[name] += 1
+
+            return hook
+
+    stream(model, ids, Counting(model.architecture.reads, lambda *_: None, rows=2))
+    blocks = model.architecture.blocks
+    assert count["down"] == 3 * blocks  # each part once
+    assert count["gate"] == 4 * blocks  # each part to look, and the first one to see what the module returns

@@ -48,6 +48,10 @@ class RecipeError(FeatherweightError):
     """A recipe with an unknown technique, an unknown field or a bad value."""
 
 
+class TrainingError(FeatherweightError):
+    """Training that cannot go on: a loss that is not a number, or nothing left to train."""
+
+
 class OutputError(FeatherweightError):
     """An output that exists already or cannot be written."""
 

@@ -3,12 +3,14 @@
 Whoever is shown it may replace the weights; what comes after sees the new ones. Pruners and GPTQ decide by it. Where
 rows of tokens are many, the module that holds a group (attention, feed-forward) takes them part by part: up to the
 group, to look, and once more when all its groups are decided, to compute. Memory then holds the hidden states and the
-activations of a few rows, and the result is that of all rows at once. With `twice`, a block's linears are shown what
-the unchanged block computes instead.
+activations of a few rows, and the result is that of all rows at once. Inputs of a module's last linear are kept where
+they are not many, so that the second time starts there. With `twice`, a block's linears are shown what the unchanged
+block computes instead.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -29,6 +31,8 @@ Forward = Callable[..., Any]
 # All rows at once need no second run of anything: done while the activations of a module are no more than this.
 _AT_ONCE_BYTES = 64 * 10**6
 _PART_BYTES = 12 * 10**6
+# What a module's last linear reads is kept while it is no more than this share of what the module reads.
+_KEPT_SHARE = 1.5
 
 
 class InputMoments(Visitor):
@@ -85,12 +89,15 @@ class InputMoments(Visitor):
             count, rows = first.shape[0], self.rows or _rows_at_once(holder, first)
             if rows >= count:
                 return self._at_once(index, block, reads, run, args, kwargs)
+            kept = _Kept(int(_KEPT_SHARE * first.nbytes))
             for read in reads:
-                moment = self._moment(block, read, run, (count, rows), args, kwargs)
+                keep = kept.offer if read is reads[-1] else None
+                moment = self._moment(block, read, run, (count, rows), args, kwargs, keep)
                 give_back_memory()
                 self.act(index, block, read, moment)
                 give_back_memory()
-            return in_rows(run, count, rows, args, kwargs)
+            finish = _Finish(run, block.get_submodule(reads[-1].linears[-1]), kept) if reads else run
+            return in_rows(finish, count, rows, args, kwargs)
 
         holder.forward = forward
 
@@ -106,13 +113,22 @@ class InputMoments(Visitor):
             return run(*args, **kwargs)
 
     def _moment(
-        self, block: torch.nn.Module, read: Reads, run: Forward, rows: tuple[int, int], args: Any, kwargs: Any
+        self,
+        block: torch.nn.Module,
+        read: Reads,
+        run: Forward,
+        rows: tuple[int, int],
+        args: Any,
+        kwargs: Any,
+        keep: See | None,
     ) -> torch.Tensor:
         """Runs the holder up to the group, for all rows."""
         moment = Moment(self.diagonal)
 
         def see(inputs: torch.Tensor) -> None:
             moment.add(inputs)
+            if keep is not None:
+                keep(inputs)
             raise _Reached
 
         def run_up_to_it(*some: Any, **named: Any) -> None:
@@ -126,6 +142,56 @@ class InputMoments(Visitor):
 
 class _Reached(Exception):
     """A group's input has been seen; nothing after it needs to be computed."""
+
+
+class _Kept(deque["torch.Tensor"]):
+    """What a linear read, for the first parts of the rows, up to a number of bytes."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+
+    def offer(self, inputs: torch.Tensor) -> None:
+        """Keeps one more part, if all before it were kept and there is room."""
+        self._room = self._room - inputs.nbytes if inputs.nbytes <= self._room else 0
+        if self._room:
+            self.append(inputs)
+
+
+class _Finish:
+    """A module's forward pass that starts at its last linear, for the parts whose input there was kept.
+
+    Only where the first part shows that the module returns the very tensor which that linear gives.
+    """
+
+    def __init__(self, run: Forward, linear: torch.nn.Module, kept: _Kept) -> None:
+        self.run, self.linear, self.kept = run, linear, kept
+        self._rest: tuple[Any, ...] | None = None  # returned after that tensor; None = it is returned alone
+        self._known = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        inputs = self.kept.popleft() if self.kept else None
+        if inputs is None:
+            return self.run(*args, **kwargs)
+        if not self._known:
+            return self._first(args, kwargs)
+        output = self.linear(inputs)
+        return output if self._rest is None else (output, *self._rest)
+
+    def _first(self, args: Any, kwargs: Any) -> Any:
+        """Runs the whole module; without the kept inputs from here on where it does more than pass on its linear."""
+        given: list[torch.Tensor] = []
+        handle = self.linear.register_forward_hook(lambda module, inputs, output: given.append(output))
+        try:
+            output = self.run(*args, **kwargs)
+        finally:
+            handle.remove()
+        first, *rest = output if isinstance(output, tuple) else (output,)
+        self._known = len(given) == 1 and first is given[0] and all(each is None for each in rest)
+        self._rest = tuple(rest) if isinstance(output, tuple) else None
+        if not self._known:
+            self.kept.clear()
+        return output
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,8 @@ from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.store import Store
 
-SPILL_BYTES = 10**9
+HELD_BYTES = 32 * 10**6
+SPILLED = "spilled-"
 
 
 @dataclass
@@ -58,8 +61,14 @@ class Run:
         return torch.rand(tuple(shape), generator=self.generator(purpose))
 
 
+def forget_spilled(run: Run) -> None:
+    """Removes what steps put on disk while they ran; for when their results are kept elsewhere."""
+    for folder in run.scratch.glob(f"{SPILLED}*") if run.scratch is not None else ():
+        shutil.rmtree(folder)
+
+
 class Rewrite:
-    """Collects the changed tensors of a step; beyond one gigabyte they go to disk, shard by shard.
+    """Collects the changed tensors of a step; beyond some megabytes they go to disk, shard by shard.
 
     Args:
         model: the model being rewritten.
@@ -70,24 +79,21 @@ class Rewrite:
         self.model, self.run = model, run
         self._done: dict[str, Entry] = {}
         self._held: dict[str, Entry] = {}
-        self._shards = 0
 
     def __setitem__(self, name: str, stored: Stored) -> None:
         self._held[name] = entry_of(stored)
-        if self.run.scratch is not None and sum(entry.nbytes for entry in self._held.values()) > SPILL_BYTES:
-            self._spill()
+        if self.run.scratch is not None and sum(entry.nbytes for entry in self._held.values()) > HELD_BYTES:
+            self._spill(self.run.scratch)
 
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._done
 
-    def _spill(self) -> None:
-        assert self.run.scratch is not None
-        folder = self.run.scratch / f"spill-{id(self):x}-{self._shards}"
-        folder.mkdir(parents=True)
+    def _spill(self, scratch: Path) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=SPILLED, dir=scratch))
         write_tensors(folder, self._held)
         self._done.update(read_entries(folder))
         self._held.clear()
-        self._shards += 1
 
     def finish(self, planned: dict[str, str] | None = None, onto: Model | None = None) -> Model:
         """The model, or `onto`, which has tensors of the same names, with all collected changes."""

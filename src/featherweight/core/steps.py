@@ -19,7 +19,7 @@ from featherweight.core.memory import peak_memory
 from featherweight.core.model import Model
 from featherweight.core.receipt import versions
 from featherweight.core.recipe import Recipe
-from featherweight.core.run import Run
+from featherweight.core.run import Run, forget_spilled
 from featherweight.core.store import key_of
 from featherweight.core.technique import Technique
 from featherweight.core.whole import whole_folder
@@ -81,6 +81,7 @@ def apply_step(step: Technique, model: Model, run: Run, folder: Path | None) -> 
     if target is None:
         return Applied(after, content, volatile)
     _write(target, model, after, content, volatile)
+    forget_spilled(run)
     return _read(target, model)
 
 

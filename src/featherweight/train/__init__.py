@@ -1,0 +1,1 @@
+"""Training: the loop that every technique with gradients uses, and what it is trained on."""
