@@ -1,0 +1,1 @@
+"""Hugging Face model classes for results that stock classes cannot express."""

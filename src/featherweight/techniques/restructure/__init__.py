@@ -1,0 +1,1 @@
+"""Techniques that give a model another structure."""
