@@ -37,7 +37,7 @@ from featherweight.plan.study import Study, bf16_file_bytes
 from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, token_rows
 
 END_TO_END = ("--memory", "92MB", "--quality", "85%", "--latency", "30ms")
-BUDGETS = ("62MB", "75MB", "92MB")
+BUDGETS = ("68MB", "75MB", "92MB")
 SETTINGS = Settings(length=128, calibration_rows=12, selection_rows=15, held_out_rows=30)
 MOST_REGRET, MOST_RUN = 0.02, 0.35
 

@@ -99,7 +99,7 @@ ROUNDINGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """For each way of rounding, whose prior it takes and the techniques it runs."""
 
 _SAFETY = 0.99  # of the bytes, where the shares of the formats after cutting are not known exactly
-CUTS = (Cut(), Cut(drop=1), Cut(drop=2), Cut(drop=4), Cut(ffn=0.9), Cut(ffn=0.75))
+CUTS = (Cut(), Cut(drop=1), Cut(drop=2), Cut(drop=4), Cut(ffn=0.9), Cut(ffn=0.75), Cut(drop=4, ffn=0.75))
 
 
 def candidates(
