@@ -1,6 +1,8 @@
 """`fit` end to end, and what its planner misses: seconds, peak memory, candidates run, regret at three budgets.
 
-    python benchmarks/fit.py [end-to-end] [regret]      # both by default; the other part of the result stays
+    python benchmarks/fit.py [end-to-end] [regret] [--keep FOLDER]
+
+Both parts by default; the other part of the result stays. With --keep an interrupted run goes on where it was.
 
 Regret: every candidate of the planner's grid (each cut with each way of rounding at the budget's bytes) is applied and
 judged on held-out rows; the planner's choice is compared with the best of them in hindsight, in perplexity. Both use
@@ -9,6 +11,7 @@ the same evaluator, rows and seed. What the planner ran counts whole, first look
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -119,23 +122,26 @@ class Grid:
         }
 
 
-def regrets(progress: TerminalProgress) -> list[dict[str, Any]]:
+def regrets(progress: TerminalProgress, kept: Path | None) -> list[dict[str, Any]]:
     parent = open_parent("smollm2-135m")
     rows = token_rows(parent, None, SETTINGS, progress, cache_folder(None))
     with TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = kept or Path(name)
         run = Run(rows.calibration, parent=parent, progress=progress, store=Store(folder / "measurements"))
         return [Grid(rows, run, memory, folder).result() for memory in BUDGETS]
 
 
 def main() -> int:
-    parts = sys.argv[1:] or ["end-to-end", "regret"]
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("parts", nargs="*", default=["end-to-end", "regret"])
+    arguments.add_argument("--keep", type=Path)
+    asked = arguments.parse_args()
     path = RESULTS / "fit.json"
     facts = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if "end-to-end" in parts:
+    if "end-to-end" in asked.parts:
         facts["end_to_end"] = end_to_end()
-    if "regret" in parts:
-        facts |= regret()
+    if "regret" in asked.parts:
+        facts |= regret(asked.keep)
     facts["passed"] = facts.get("end_to_end", {}).get("met", False) and facts.get("regret_passed", False)
     save("fit", "python benchmarks/fit.py", {key: facts[key] for key in facts if key not in ("command", "machine")})
     show(facts)
@@ -143,9 +149,9 @@ def main() -> int:
     return 0 if facts["passed"] else 1
 
 
-def regret() -> dict[str, Any]:
+def regret(kept: Path | None) -> dict[str, Any]:
     """All budgets together: where a budget needs cuts the grid is small, and one run weighs much."""
-    grids = regrets(TerminalProgress())
+    grids = regrets(TerminalProgress(), kept)
     share = sum(each["run"] for each in grids) / sum(each["grid"] for each in grids)
     passed = share <= MOST_RUN and all(each["regret"] <= MOST_REGRET for each in grids)
     return {"settings": SETTINGS.to_dict(), "grids": grids, "share_run": share, "regret_passed": passed}
