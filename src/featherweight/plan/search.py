@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featherweight.measure.quality import Quality, Scores, by_domain, summarize
-from featherweight.plan.candidates import Candidate
+from featherweight.plan.candidates import Candidate, Cut
 from featherweight.plan.evaluate import Evaluator, surely_worse
 from featherweight.plan.goal import Measured
 
@@ -34,7 +34,7 @@ class Doubt:
         cuts = [
             trial.quality.kl - self.rounding * trial.candidate.round_kl
             for trial in known
-            if trial.candidate.cut == candidate.cut and trial.status == "measured" and trial.quality is not None
+            if trial.candidate.cut == candidate.cut != Cut() and trial.status == "measured" and trial.quality
         ]
         return max([candidate.cut_kl / self.cut, *cuts]) + candidate.round_kl / self.rounding
 
