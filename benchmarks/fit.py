@@ -2,7 +2,7 @@
 
     python benchmarks/fit.py [end-to-end] [regret] [--keep FOLDER]
 
-Both parts by default; the other part of the result stays. With --keep an interrupted run goes on where it was.
+Both parts by default; the other part of the result stays. With --keep the grid goes on where it was interrupted, and the run is FOLDER/run.
 
 Regret: every candidate of the planner's grid (each cut with each way of rounding at the budget's bytes) is applied and
 judged on held-out rows; the planner's choice is compared with the best of them in hindsight, in perplexity. Both use
@@ -45,10 +45,10 @@ SETTINGS = Settings(length=128, calibration_rows=12, selection_rows=15, held_out
 MOST_REGRET, MOST_RUN = 0.02, 0.35
 
 
-def end_to_end() -> dict[str, Any]:
+def end_to_end(kept: Path | None) -> dict[str, Any]:
     """One `fit` in a fresh process, on a machine that has the model and its chat in the cache."""
     with TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
+        out = (kept or Path(folder)) / "run"
         started = time.perf_counter()
         command = [sys.executable, "-m", "featherweight", "fit", "smollm2-135m", *END_TO_END, "--out", str(out)]
         done = subprocess.run(command, check=False)
@@ -139,7 +139,7 @@ def main() -> int:
     path = RESULTS / "fit.json"
     facts = json.loads(path.read_text("utf-8")) if path.exists() else {}
     if "end-to-end" in asked.parts:
-        facts["end_to_end"] = end_to_end()
+        facts["end_to_end"] = end_to_end(asked.keep)
     if "regret" in asked.parts:
         facts |= regret(asked.keep)
     facts["passed"] = facts.get("end_to_end", {}).get("met", False) and facts.get("regret_passed", False)
