@@ -2,7 +2,8 @@
 
     python benchmarks/fit.py [end-to-end] [regret] [--keep FOLDER]
 
-Both parts by default; the other part of the result stays. With --keep the grid goes on where it was interrupted, and the run is FOLDER/run.
+Both parts by default; the other part of the result stays. With --keep an interrupted grid goes on where it was, and the
+run is FOLDER/run.
 
 Regret: every candidate of the planner's grid (each cut with each way of rounding at the budget's bytes) is applied and
 judged on held-out rows; the planner's choice is compared with the best of them in hindsight, in perplexity. Both use
