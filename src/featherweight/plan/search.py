@@ -19,24 +19,38 @@ from featherweight.plan.goal import Measured
 
 @dataclass(frozen=True)
 class Doubt:
-    """By what factor expected damage may be too high."""
+    """By what factor expected damage may be off.
 
-    cut: float = 3.0
+    Attributes:
+        cut, rounding: by how much that of one candidate may be too high.
+        common: by how much all of a model's may be too high or too low; the best measured candidate tells.
+    """
+
+    cut: float = 1.5
     rounding: float = 1.3
+    common: float = 1.5
 
-    def least(self, candidate: Candidate, known: Sequence[Trial] = ()) -> float:
+    def least(self, candidate: Candidate, known: Sequence[Trial] = (), best: Trial | None = None) -> float:
         """The least damage that is plausible, KL in nats.
 
         Args:
             candidate: not run yet.
             known: trials; what was measured of the same cut, less what its rounding may have done, replaces the doubt.
+            best: what was measured of it, against what was expected, corrects what is expected of others.
         """
+        shared = self._shared(best)
         cuts = [
             trial.quality.kl - self.rounding * trial.candidate.round_kl
             for trial in known
             if trial.candidate.cut == candidate.cut != Cut() and trial.status == "measured" and trial.quality
         ]
-        return max([candidate.cut_kl / self.cut, *cuts]) + candidate.round_kl / self.rounding
+        return max([shared * candidate.cut_kl / self.cut, *cuts]) + shared * candidate.round_kl / self.rounding
+
+    def _shared(self, best: Trial | None) -> float:
+        """The factor that all expectations seem to be too low by."""
+        if best is None or best.candidate.kl <= 0:
+            return 1.0
+        return min(max(_kl(best) / best.candidate.kl, 1 / self.common), self.common)
 
 
 @dataclass
@@ -105,7 +119,7 @@ class Search:
 
     def attempt(self, candidate: Candidate, best: Trial | None = None) -> Trial:
         """One candidate, against the best one so far of its size."""
-        least = self.doubt.least(candidate, self.trials)
+        least = self.doubt.least(candidate, self.trials, best)
         if best is not None and least >= _kl(best):
             reason = f"expected KL {candidate.kl:.3f}, at best {least:.3f}; the best has {_kl(best):.3f}"
             return self._keep(Trial(candidate, "expected", reason, candidate.memory))
