@@ -62,6 +62,8 @@ class Technique(BaseModel):
         paper: its source.
         needs: what it cannot work without.
         not_after: names of techniques that must not come before it, with the reason.
+        rotates: whether it mixes channels by a rotation, so that sizes of single weights mean little afterwards.
+        rotation_aware: whether a pruner takes such a rotation into account.
         formats: runtimes that can store its result: "gguf", "compressed-tensors"; empty = every one.
     """
 
@@ -71,6 +73,8 @@ class Technique(BaseModel):
     paper: ClassVar[Paper]
     needs: ClassVar[frozenset[Need]] = frozenset()
     not_after: ClassVar[dict[str, str]] = {}
+    rotates: ClassVar[bool] = False
+    rotation_aware: ClassVar[bool] = False
     name: ClassVar[str] = ""
 
     @abstractmethod

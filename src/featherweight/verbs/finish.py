@@ -70,7 +70,7 @@ def finish(
     measured = Measured(
         figures["memory"], figures["quality"]["ratio_interval"][0], figures["latency"]["seconds"], figures["resident"]
     )
-    _append_once(ledger, {"step": "export", "file": path.name, **figures["hashed"]}, {"measured": measured.to_dict()})
+    append_once(ledger, {"step": "export", "file": path.name, **figures["hashed"]}, {"measured": measured.to_dict()})
     kinds = {name: entry.format for name, entry in model.entries.items() if len(entry.shape) == 2}
     finished = Finished(trial, closeness, path, study.goal.misses(measured), kinds, figures)
     _describe(study, finished, workspace)
@@ -84,7 +84,7 @@ def _receipts(study: Study, steps: list[Applied], ledger: Ledger) -> Model:
     for applied in steps:
         after = before if applied.model.fingerprint == model.fingerprint else _quality(study, applied.model)
         content = {**applied.content, "quality": {"before": before, "after": after}}
-        receipt = _append_once(ledger, content, applied.volatile)
+        receipt = append_once(ledger, content, applied.volatile)
         model, before = applied.model.with_receipt(receipt), after
     return model
 
@@ -93,7 +93,7 @@ def _quality(study: Study, model: Model) -> dict[str, Any]:
     return summarize(compare_once(study.parent, model, study.held_out, study.run)).to_dict()
 
 
-def _append_once(ledger: Ledger, content: Mapping[str, Any], volatile: Mapping[str, Any]) -> str:
+def append_once(ledger: Ledger, content: Mapping[str, Any], volatile: Mapping[str, Any]) -> str:
     """Appends a receipt unless the ledger has one with the same content: a resumed run writes none twice."""
     plain = json.loads(json.dumps(content))
     for receipt in ledger:
