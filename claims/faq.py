@@ -33,7 +33,7 @@ CLAIM = (
     "compared with the text as it is, and is better than text of a model of another family (arXiv 2601.11200)."
 )
 SEEDS = (0, 1, 2, 3, 4)
-ROWS, LENGTH, EVALUATION_ROWS = 24, 128, 48
+ROWS, LENGTH, EVALUATION_ROWS = 16, 96, 32
 LEAST, OF_SEEDS = 0.1, 4
 KINDS = ("raw", "outsider", "family", "self")
 
@@ -43,9 +43,9 @@ def main() -> str:
     text = split_documents(default_documents())
     with tempfile.TemporaryDirectory() as folder:
         prose, code = ({domain: text["calibration"][domain]} for domain in ("prose", "code"))
-        target = toy(Path(folder), prose, 64, 600)
-        senior = toy(Path(folder), prose, 128, 600, seed=1)
-        outsider = toy(Path(folder), code, 128, 600, seed=2)
+        target = toy(Path(folder), prose, 64, 400, blocks=2)
+        senior = toy(Path(folder), prose, 128, 400, seed=1, blocks=2)
+        outsider = toy(Path(folder), code, 128, 400, seed=2, blocks=2)
         writers = {name: LocalWriter(each, name) for name, each in zip(
             ("outsider", "family", "self"), (outsider, senior, target), strict=True
         )}  # fmt: skip
@@ -89,7 +89,7 @@ def measure(
             gap = torch.tensor(experiment.losses[kind][-1]).mean() - parent.mean()
             print(f"seed {seed}  {kind:9s} gap {gap:.4f}  distance {distances[kind][-1]:.5f}", flush=True)
     return {
-        "model": "toys of 3 blocks: target of width 64, senior and outsider of width 128",
+        "model": "toys of 2 blocks: target of width 64, senior and outsider of width 128",
         "calibration": f"{ROWS} rows of {LENGTH} tokens of each kind, seeds {list(SEEDS)}",
         "evaluation": f"{EVALUATION_ROWS} rows of {LENGTH} tokens that the unrounded target wrote at temperature 1",
         "gap": gaps(experiment),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import transformers
 
-from featherweight.core.data import tokenize
 from featherweight.core.model import Model, copy_companions
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
@@ -29,7 +27,7 @@ def toy(
         documents: what it reads.
         hidden: its width; feed-forward layers are four times as wide.
         steps: of 8 rows of 64 tokens.
-        seed: of its weights and of the order of rows.
+        seed: of its weights and of the order of rows; with the width it names the folder.
         blocks: its depth.
     """
     source = tiny_model(
@@ -41,7 +39,9 @@ def toy(
         for parameter in module.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.7 * parameter.shape[1] ** -0.5, generator=generator)
-    ids = tokenize(documents, open_folder(source).tokenizer, rows=6000, length=LENGTH).ids
+    text = "\n".join(each for texts in documents.values() for each in texts)
+    every = torch.tensor(open_folder(source).tokenizer(text)["input_ids"])
+    ids = every[: len(every) // LENGTH * LENGTH].reshape(-1, LENGTH)
     rows = shuffled(len(ids), BATCH, generator)
 
     def loss(step: int) -> torch.Tensor:
@@ -50,8 +50,7 @@ def toy(
 
     losses = minimise(module.parameters(), loss, Schedule(steps, 4e-3, warmup=20))
     print(f"toy of width {hidden}: loss {losses[0]:.2f} -> {sum(losses[-20:]) / 20:.2f} on {len(ids)} rows", flush=True)
-    text = "/".join(documents)
-    target = folder / f"toy-{hidden}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    target = folder / f"toy-{hidden}-{seed}"
     module.save_pretrained(target)
     copy_companions(source, target)
     (target / "chat_template.jinja").unlink(missing_ok=True)

@@ -6,16 +6,18 @@ another shape gives an error which says which of these it was.
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featherweight.core.errors import EndpointError
 from featherweight.core.sampling import Draw
+
+if TYPE_CHECKING:
+    import http.client
 
 _PATH = "/chat/completions"
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be gone a moment later
@@ -69,6 +71,8 @@ class Endpoint:
         )
 
     def _post(self, body: str) -> bytes:
+        import http.client
+
         connection, path = self._connection()
         headers = {"Content-Type": "application/json"}
         if self.key:
@@ -98,6 +102,8 @@ class Endpoint:
         return content
 
     def _connection(self) -> tuple[http.client.HTTPConnection, str]:
+        import http.client
+
         try:
             parts = urllib.parse.urlsplit(self.url)
             scheme, host, port = parts.scheme, parts.hostname, parts.port

@@ -17,7 +17,7 @@ from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.stream import stream
 
-Channels = Mapping[tuple[int, Reads], torch.Tensor]
+Channels = Mapping[tuple[int, Reads], "torch.Tensor"]
 """Root mean square of each input channel, by block and group of linears."""
 
 

@@ -26,7 +26,7 @@ from featherweight.plan.goal import Goal
 from featherweight.plan.planner import Plan, make_plan
 from featherweight.plan.study import Study, bf16_file_bytes
 from featherweight.verbs.facts import gather_facts
-from featherweight.verbs.finish import Finished, append_once, finish
+from featherweight.verbs.finish import Finished, finish
 from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, open_study, read_text, token_rows
 from featherweight.verbs.rehearse import rehearse
 from featherweight.verbs.timing import decode_seconds
@@ -168,11 +168,9 @@ def _finish_best(
 ) -> Finished | None:
     """Exports the best-ranked candidates until one meets every limit on the file itself."""
     finished: Finished | None = None
-    if plan.ordering is not None:
-        append_once(workspace.ledger(), {"step": "order", **plan.ordering.to_dict()}, {})
     for trial, closeness in ranked(plan.trials, study.goal, study.parent_bytes)[:_ATTEMPTS]:
         study.run.progress.say(f"making {trial.candidate.recipe}")
-        finished = finish(study, trial, closeness, evaluator, workspace, budget)
+        finished = finish(study, trial, closeness, evaluator, workspace, budget, plan.ordering)
         if not finished.missed:
             return finished
     return finished
