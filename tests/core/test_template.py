@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featherweight.core.model import Model
 from featherweight.core.template import ServingForm, Unfit, clean
 from featherweight.testing.tiny import tiny_tokenizer
 
@@ -86,3 +87,16 @@ def test_clean_leaves_no_special_token(text: str) -> None:
 
 def test_clean_keeps_lines_and_tabs() -> None:
     assert clean("a\r\n\tb\x00\x1b") == "a\n\tb"
+
+
+@pytest.mark.real
+def test_a_real_template_with_a_system_prompt(smollm: Model) -> None:
+    form = ServingForm(smollm.tokenizer)
+    assert form.tokenizer.decode(form.prefix).startswith("<|im_start|>system\n")
+    for length in (40, 61, 62, 63, 200):
+        ids = form.fit(" Why is the sky blue?\n", "Because of naïve scattering — 散乱. " * 9, length)
+        assert len(ids) <= length
+        assert list(ids[: len(form.prefix)]) == form.prefix
+        assert form.reads_back(ids)
+    start = form.answer_start(" Why is the sky blue?\n", ids)
+    assert form.tokenizer.decode(ids[start:]).startswith("Because of")

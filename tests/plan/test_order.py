@@ -219,6 +219,10 @@ class TestWhatMayNotBeSwapped:
         recipe = Recipe(tuple(build(name, {}) for name in ("depth", "mixed-precision", "width", "gptq", "magnitude")))
         names = [stage.name for stage in stages_of(recipe)]
         assert names == ["depth", "mixed-precision + width + gptq", "magnitude"]
+        wrapped = Recipe((build("faq", {"quantizer": "mixed-precision"}), build("depth", {}), build("faq", {})))
+        assert [stage.name for stage in stages_of(wrapped)] == ["faq + depth + faq"]
+        own = Recipe((build("faq", {"settings": {"format": "Q4_0"}}), build("gptq", {"format": "Q4_0"})))
+        assert len(stages_of(own)) == 2
 
     def test_every_kind_of_step(self) -> None:
         losses = {"prune": 0.3, "adapt": 0.01, "share": 0.2, "rtn": 0.1}

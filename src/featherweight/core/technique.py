@@ -86,6 +86,16 @@ class Technique(BaseModel):
     def neutral(cls) -> Technique:
         """The setting that changes nothing, or that equals the baseline which `neutral_means` names."""
 
+    @property
+    def plans(self) -> bool:
+        """Whether it only plans formats, which a step after it carries out."""
+        return False
+
+    @property
+    def follows_plan(self) -> bool:
+        """Whether it carries out what a step before it planned."""
+        return False
+
     neutral_means: ClassVar[str] = "every tensor stays as it is, bit for bit"
 
     @classmethod

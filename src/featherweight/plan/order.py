@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from featherweight.core.errors import RecipeError
-from featherweight.core.quantizer import PLANNED, Quantizer
 from featherweight.core.recipe import Recipe
 from featherweight.core.technique import Kind, Technique
 from featherweight.plan.curve import Curve, Measure
@@ -156,15 +155,11 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     for step in recipe:
         first = len(stages)
-        if isinstance(step, Quantizer) and step.format == PLANNED:
-            planners = [index for index, each in enumerate(stages) if any(map(_plans, each.steps))]
+        if step.follows_plan:
+            planners = [index for index, stage in enumerate(stages) if any(each.plans for each in stage.steps)]
             first = planners[-1] if planners else first
         stages[first:] = [Stage((*(each for stage in stages[first:] for each in stage.steps), step))]
     return tuple(stages)
-
-
-def _plans(step: Technique) -> bool:
-    return step.kind is Kind.QUANTIZE and not isinstance(step, Quantizer)
 
 
 def propose(stages: Sequence[Stage], strengths: Sequence[Any]) -> Order:

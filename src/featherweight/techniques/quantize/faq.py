@@ -93,6 +93,14 @@ class Faq(Technique):
             raise RecipeError("instruction", "does not say where the sample goes", "write {sample} where it belongs")
         return self
 
+    @property
+    def plans(self) -> bool:
+        return build(self.quantizer, self.settings).plans
+
+    @property
+    def follows_plan(self) -> bool:
+        return build(self.quantizer, self.settings).follows_plan
+
     def apply(self, model: Model, run: Run) -> Model:
         inner = build(self.quantizer, self.settings)
         if Need.CALIBRATION not in inner.needs:
