@@ -141,8 +141,10 @@ def cells(subject: Subject, pruner: str, rounding: str, seed: int) -> list[Cell]
 
 def rho(found: Sequence[Cell]) -> float:
     """Spearman's rank correlation of what is won with how much stronger the pruning is; 0 where one is constant."""
-    value = float(spearmanr([each.stronger for each in found], [each.won for each in found]).statistic)
-    return 0.0 if value != value else value
+    stronger, won = [each.stronger for each in found], [each.won for each in found]
+    if min(len(set(stronger)), len(set(won))) < 2:
+        return 0.0
+    return float(spearmanr(stronger, won).statistic)
 
 
 def judged(name: str, grids: Sequence[Sequence[Cell]]) -> dict[str, Any]:
