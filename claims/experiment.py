@@ -123,9 +123,20 @@ class Experiment:
         )
         return better - worse
 
-    def conclude(self, statements: Sequence[Statement], facts: Mapping[str, Any] | None = None) -> str:
-        """Prints the table and the verdict, and writes the result file."""
-        compared = [self.compare(statement) for statement in statements]
+    def conclude(
+        self,
+        statements: Sequence[Statement],
+        facts: Mapping[str, Any] | None = None,
+        found: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """Prints the table and the verdict, and writes the result file.
+
+        Args:
+            statements: to be judged on the measured losses.
+            facts: what else the record says; they take the place of the usual ones.
+            found: statements that were judged otherwise, in the shape that `compare` gives.
+        """
+        compared = [*(self.compare(statement) for statement in statements), *found]
         verdict = verdict_of([each["outcome"] for each in compared])
         self._print(compared, verdict)
         record = {
@@ -133,12 +144,12 @@ class Experiment:
             "verdict": verdict,
             "statements": compared,
             "nll": {name: [round(sum(row) / len(row), 4) for row in seeds] for name, seeds in self.losses.items()},
-            **(facts or {}),
             "model": "smollm2-135m",
             "calibration": f"{CALIBRATION_ROWS} rows of {LENGTH} tokens, seeds {list(SEEDS)}",
             "evaluation": f"{EVALUATION_ROWS} held-out rows of {LENGTH} tokens",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "cpu_seconds": round(time.process_time()),
+            **(facts or {}),
         }  # fmt: skip
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

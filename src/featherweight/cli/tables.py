@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _SHOWN = 12
 
 
-def _table(*titles: str) -> Table:
+def new_table(*titles: str) -> Table:
+    """A table whose first column is left-aligned and whose others hold numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, title in enumerate(titles):
         table.add_column(title, justify="left" if position == 0 else "right", overflow="fold")
@@ -55,7 +56,7 @@ def _print_numbers(console: Console, facts: Mapping[str, Any]) -> None:
 
     chosen, goal = facts["chosen"], facts["goal"]
     parent, quality = chosen["parent"], chosen["quality"]
-    table = _table("measured on the file", "parent (bf16)", "result", "limit", "")
+    table = new_table("measured on the file", "parent (bf16)", "result", "limit", "")
     missed = set(chosen["missed"])
 
     def row(label: str, before: str, after: str, name: str = "") -> None:
@@ -85,7 +86,7 @@ def _print_numbers(console: Console, facts: Mapping[str, Any]) -> None:
 
 def _print_infeasible(console: Console, why: Mapping[str, Any]) -> None:
     console.print("[red]Nothing meets this budget.[/red]")
-    table = _table("", "asked for", "reachable")
+    table = new_table("", "asked for", "reachable")
     names = list(dict.fromkeys([*why["goal"], *why["reachable"]]))
     for name in names:
         table.add_row(name, why["goal"].get(name, ""), why["reachable"].get(name, ""))
@@ -94,7 +95,7 @@ def _print_infeasible(console: Console, why: Mapping[str, Any]) -> None:
         console.print(f"binding: {', '.join(why['binding'])} (lifting one of these alone would do)", highlight=False)
     else:
         console.print("binding: no single limit; several must give", highlight=False)
-    near = _table("nearest", "file", "quality", "misses")
+    near = new_table("nearest", "file", "quality", "misses")
     for trial in why["nearest"]:
         quality = trial["quality"]
         near.add_row(
@@ -114,7 +115,7 @@ def print_plan(outlook: Outlook) -> None:
         f"goal: {', '.join(f'{name} {limit}' for name, limit in study.goal.describe().items())}",
         highlight=False,
     )
-    table = _table("candidate", "file", "KL cut", "KL rounding", "quality", "ms", "fit would")
+    table = new_table("candidate", "file", "KL cut", "KL rounding", "quality", "ms", "fit would")
     for candidate in outlook.candidates[:_SHOWN]:
         seconds = study.seconds(candidate)
         table.add_row(
@@ -128,7 +129,7 @@ def print_plan(outlook: Outlook) -> None:
         "cuts come before rounding, and fit measures both orders.",
         highlight=False,
     )
-    frontier = _table("expected frontier", *(format_bytes(each.memory) for each in outlook.curve[::6]))
+    frontier = new_table("expected frontier", *(format_bytes(each.memory) for each in outlook.curve[::6]))
     frontier.add_row("quality", *(percent(each.ratio) for each in outlook.curve[::6]))
     console.print(frontier)
 
@@ -136,12 +137,12 @@ def print_plan(outlook: Outlook) -> None:
 def print_verification(result: Verification) -> None:
     """The checks with their verdicts and reasons."""
     console = Console()
-    table = _table("check", "asked for", "found", "verdict")
+    table = new_table("check", "asked for", "found", "verdict")
     for check in result.checks:
         table.add_row(check.name, check.asked, check.found, str(check.verdict))
     console.print(table)
     if result.quality is not None:
-        domains = _table("by domain", "quality", "KL to parent", "same top token")
+        domains = new_table("by domain", "quality", "KL to parent", "same top token")
         for name, each in [*result.domains.items(), ("all", result.quality)]:
             domains.add_row(name, percent(each.ratio, each.ratio_interval), f"{each.kl:.4f}", percent(each.agreement))
         console.print(domains)

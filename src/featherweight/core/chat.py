@@ -12,8 +12,7 @@ from typing import Any
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
-
-_BATCH = 64
+from featherweight.core.sampling import BATCH, continue_texts
 
 
 def prompts() -> list[str]:
@@ -36,10 +35,11 @@ def _sample(model: Model, run: Run, count: int, length: int) -> list[str]:
     asked = [_format(tokenizer, prompt) for prompt in (prompts() * (1 + count // len(prompts())))[:count]]
     generator = run.generator("chat")
     texts: list[str] = []
-    batches = [asked[first : first + _BATCH] for first in range(0, count, _BATCH)]
+    batches = [asked[first : first + BATCH] for first in range(0, count, BATCH)]
     with run.progress.track("the model writes its own chat", len(batches) * length) as advance, torch.inference_mode():
         for batch in batches:
-            texts += _continue(module, tokenizer, batch, length, generator, advance)
+            written = continue_texts(module, tokenizer, batch, length, generator, advance=advance)
+            texts += [str(tokenizer.decode(prompt + answer, skip_special_tokens=False)) for prompt, answer in written]
     return texts
 
 
@@ -48,35 +48,3 @@ def _format(tokenizer: Any, prompt: str) -> str:
         return prompt + "\n"
     messages = [{"role": "user", "content": prompt}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-
-def _continue(
-    module: Any, tokenizer: Any, batch: list[str], length: int, generator: torch.Generator, advance: Any
-) -> list[str]:
-    """Samples token by token with a key/value cache; prompts are padded on the left."""
-    encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in batch]
-    width, end = max(map(len, encoded)), tokenizer.eos_token_id
-    ids = torch.tensor([[end or 0] * (width - len(each)) + each for each in encoded], device=module.device)
-    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in encoded], device=module.device)
-    cache, step, written = None, ids, ids
-    for _ in range(length):
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
-        output = module(
-            input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        )
-        cache = output.past_key_values
-        step = torch.multinomial(output.logits[:, -1].float().softmax(-1).cpu(), 1, generator=generator).to(ids.device)
-        written = torch.cat([written, step], 1)
-        mask = torch.cat([mask, torch.ones_like(step)], 1)
-        advance()
-    rows = [
-        _until_end(row[width - len(each) :].tolist(), len(each), end)
-        for row, each in zip(written, encoded, strict=True)
-    ]
-    return [str(tokenizer.decode(row, skip_special_tokens=False)) for row in rows]
-
-
-def _until_end(ids: list[int], prompt: int, end: int | None) -> list[int]:
-    """A conversation up to and with its first end-of-turn token after the prompt."""
-    answer = ids[prompt:]
-    return ids[:prompt] + (answer[: answer.index(end) + 1] if end in answer else answer)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,20 +198,32 @@ def tokenize(documents: Documents, tokenizer: Any, rows: int, length: int, what:
 def _rows(texts: Sequence[str], tokenizer: Any, prefix: list[int], rows: int, length: int) -> Any:
     """Rows of exactly `length` tokens with the index of the document that each starts in."""
     room = length - len(prefix)
+    pieces = (_encode(text, tokenizer, room) for text in texts)
+    for row, origin in itertools.islice(packed(pieces, room, tokenizer.eos_token_id), rows):
+        yield prefix + row, origin
+
+
+def packed(pieces: Iterable[Sequence[int]], length: int, end: int | None) -> Iterator[tuple[list[int], int]]:
+    """Rows of exactly `length` tokens, each with the index of the piece that it starts with.
+
+    Every row starts with a new piece; a long one gives one row, short ones follow each other until a row is full.
+
+    Args:
+        pieces: token ids of one document each.
+        length: tokens a row.
+        end: what is put behind a piece that another one follows; None = nothing.
+    """
     pending: list[int] = []
-    made, start = 0, 0
-    for index, text in enumerate(texts):
+    start = 0
+    for index, piece in enumerate(pieces):
         if not pending:
             start = index
-        pending += _encode(text, tokenizer, room)
-        if len(pending) < room:
-            end = tokenizer.eos_token_id
+        pending += piece
+        if len(pending) < length:
             pending += [end] if end is not None else []
             continue
-        yield prefix + pending[:room], start
-        pending, made = [], made + 1
-        if made == rows:
-            return
+        yield pending[:length], start
+        pending = []
 
 
 def _encode(text: str, tokenizer: Any, limit: int) -> list[int]:

@@ -48,6 +48,10 @@ class RecipeError(FeatherweightError):
     """A recipe with an unknown technique, an unknown field or a bad value."""
 
 
+class EndpointError(FeatherweightError):
+    """A model server that is not there, or that answers something else than it should."""
+
+
 class TrainingError(FeatherweightError):
     """Training that cannot go on: a loss that is not a number, or nothing left to train."""
 

@@ -54,6 +54,10 @@ class Quantizer(Technique):
                 _checked(name)
         return value
 
+    @property
+    def follows_plan(self) -> bool:
+        return self.format == PLANNED
+
     def targets(self, model: Model) -> dict[str, str]:
         """The formats to round to, by parameter name; tensors that stay as they are are left out.
 

@@ -95,7 +95,7 @@ def _download(name: str) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
+                name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt", "README.md"]
             )
         )
     except Exception as error:  # many kinds: offline, not found, gated

@@ -62,6 +62,8 @@ class Technique(BaseModel):
         paper: its source.
         needs: what it cannot work without.
         not_after: names of techniques that must not come before it, with the reason.
+        rotates: whether it mixes channels by a rotation, so that sizes of single weights mean little afterwards.
+        rotation_aware: whether a pruner takes such a rotation into account.
         formats: runtimes that can store its result: "gguf", "compressed-tensors"; empty = every one.
     """
 
@@ -71,6 +73,8 @@ class Technique(BaseModel):
     paper: ClassVar[Paper]
     needs: ClassVar[frozenset[Need]] = frozenset()
     not_after: ClassVar[dict[str, str]] = {}
+    rotates: ClassVar[bool] = False
+    rotation_aware: ClassVar[bool] = False
     name: ClassVar[str] = ""
 
     @abstractmethod
@@ -81,6 +85,16 @@ class Technique(BaseModel):
     @abstractmethod
     def neutral(cls) -> Technique:
         """The setting that changes nothing, or that equals the baseline which `neutral_means` names."""
+
+    @property
+    def plans(self) -> bool:
+        """Whether it only plans formats, which a step after it carries out."""
+        return False
+
+    @property
+    def follows_plan(self) -> bool:
+        """Whether it carries out what a step before it planned."""
+        return False
 
     neutral_means: ClassVar[str] = "every tensor stays as it is, bit for bit"
 

@@ -1,34 +1,51 @@
-"""Order of steps: each step's own damage, both orders of a pair, and what the intensity rule would have said.
+"""Order of steps: each step's own damage, what the intensity rule says of their order, and what measuring says.
 
 Metric M = -log perplexity on the probe rows (higher is better). Intensity of a step is its loss of M alone; the gap is
-G = M(f1 alone) - M(f2 alone); the advantage A(f1 -> f2) = M(f1 first) - M(f2 first); the compression-equivalent ratio
-C* is the ratio 16 / bits at which rounding alone would lose as much. The rule "weaker first" (arXiv 2603.18426) only
-proposes; the measurement decides.
+G = M(f1 alone) - M(f2 alone); the advantage A(f1 -> f2) = M(f1 first) - M(f2 first); C* is the step's intensity on the
+scale of rounding alone (`plan.curve`). The rule "weaker first" (arXiv 2603.18426) proposes an order for any number of
+steps, of any kind; it ranks and does not foretell the sign of A for one pair, so the measurement decides.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featherweight.core.errors import RecipeError
 from featherweight.core.recipe import Recipe
-from featherweight.core.technique import Technique
+from featherweight.core.technique import Kind, Technique
+from featherweight.plan.curve import Curve, Measure
 
-Measure = Callable[[Recipe], float]
-"""Mean negative log-likelihood, nats a token, of the model that a recipe makes."""
+VERIFIED_STEPS = 3  # up to so many steps, orders are measured unless told otherwise
+Order = tuple[int, ...]
+"""Positions in the recipe as given, in the order in which they are applied."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is moved as one: a step, or a plan of formats with all up to the quantizer that carries it out."""
+
+    steps: tuple[Technique, ...]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(step.name for step in self.steps)
+
+    def must_precede(self, other: Stage) -> bool:
+        """Whether one of its steps must not come after one of the other's."""
+        return any(step.name in mine.not_after for mine in self.steps for step in other.steps)
 
 
 @dataclass(frozen=True)
 class OrderPair:
-    """Two adjacent steps in both orders; losses in nats a token above the parent.
+    """Two adjacent stages in both orders; losses in nats a token above the parent.
 
     Attributes:
-        first, second: names of the steps in the order that the rule proposes.
-        loss_first, loss_second: each step alone (its intensity).
-        loss_proposed, loss_reversed: both steps, in the proposed and in the reversed order.
+        first, second: names of the stages in the order that the rule proposes.
+        loss_first, loss_second: each stage alone (its intensity).
+        loss_proposed, loss_reversed: both stages, in the proposed and in the reversed order.
         ratio_first, ratio_second: compression-equivalent ratios C*.
     """
 
@@ -56,67 +73,170 @@ class OrderPair:
         """Which order lost less, "proposed" or "reversed"."""
         return "proposed" if self.advantage >= 0 else "reversed"
 
-    @property
-    def earlier(self) -> str:
-        """Name of the step that had better come first."""
-        return self.first if self.better == "proposed" else self.second
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {**self.__dict__, "gap": self.gap, "advantage": self.advantage, "better": self.better}
 
 
-def compare_orders(one: Technique, other: Technique, parent_nll: float, measure: Measure, curve: Curve) -> OrderPair:
-    """Measures two steps alone and in both orders; ties keep the given order.
+@dataclass(frozen=True)
+class Ordering:
+    """Everything that is known about the order of some steps; losses in nats a token above the parent.
+
+    Attributes:
+        stages: in the order given.
+        losses: of each stage alone.
+        ratios: C* of each stage.
+        proposed: weakest first.
+        pairs: neighbours in the proposed order, in both orders; empty where nothing was verified.
+        measured: loss of each whole order that was run.
+        monotone: whether the curve that C* is read off was; if not, C* is doubtful.
+    """
+
+    stages: tuple[Stage, ...]
+    losses: tuple[float, ...]
+    ratios: tuple[float, ...]
+    proposed: Order
+    pairs: tuple[OrderPair, ...]
+    measured: dict[Order, float]
+    monotone: bool = True
+
+    @property
+    def given(self) -> Order:
+        return tuple(range(len(self.stages)))
+
+    @property
+    def best(self) -> Order:
+        """The order of least measured loss, the given one if none is better; the proposed one if none was measured."""
+        if not self.measured:
+            return self.proposed
+        least = min(self.measured.values())
+        return next(each for each in (self.given, self.proposed, *self.measured) if self.measured.get(each) == least)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is known to go wrong in the given or the best order."""
+        return list(dict.fromkeys(each for order in (self.given, self.best) for each in self._warnings(order)))
+
+    def _warnings(self, order: Order) -> Iterator[str]:
+        steps = self.recipe(order).steps
+        for early, late in itertools.combinations(steps, 2):
+            if early.rotates and late.kind is Kind.PRUNE and not late.rotation_aware:
+                yield (
+                    f"{early.name} rotates and comes before {late.name}, which does not know of rotations: their "
+                    "damage multiplies; put the pruner first"
+                )
+
+    def recipe(self, order: Order) -> Recipe:
+        """The steps in an order."""
+        return Recipe(tuple(step for index in order for step in self.stages[index].steps))
+
+    def named(self, order: Order) -> str:
+        """An order for people."""
+        return " → ".join(self.stages[index].name for index in order)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for receipts and reports."""
+        return {
+            "steps": [
+                {"name": stage.name, "loss": loss, "ratio": ratio}
+                for stage, loss, ratio in zip(self.stages, self.losses, self.ratios, strict=True)
+            ],
+            "proposed": list(self.proposed),
+            "best": list(self.best),
+            "pairs": [pair.to_dict() for pair in self.pairs],
+            "measured": [{"order": list(order), "loss": loss} for order, loss in self.measured.items()],
+            "monotone_curve": self.monotone,
+            "warnings": self.warnings,
+        }
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The steps that move as one; a quantizer that follows a plan stays behind the step that plans."""
+    stages: list[Stage] = []
+    for step in recipe:
+        first = len(stages)
+        if step.follows_plan:
+            planners = [index for index, stage in enumerate(stages) if any(each.plans for each in stage.steps)]
+            first = planners[-1] if planners else first
+        stages[first:] = [Stage((*(each for stage in stages[first:] for each in stage.steps), step))]
+    return tuple(stages)
+
+
+def propose(stages: Sequence[Stage], strengths: Sequence[Any]) -> Order:
+    """Weakest first; equals keep their order, and so does what must not come after something else."""
+    left, order = list(range(len(stages))), []
+    while left:
+        free = [
+            index
+            for index in left
+            if not any(stages[other].must_precede(stages[index]) for other in left if other != index)
+        ]
+        chosen = min(free or left[:1], key=lambda index: (strengths[index], index))
+        left.remove(chosen)
+        order.append(chosen)
+    return tuple(order)
+
+
+def order_steps(
+    recipe: Recipe, parent_nll: float, measure: Measure, curve: Curve, verify: bool | None = None
+) -> Ordering:
+    """Measures the steps of a recipe alone, ranks them, and compares orders.
 
     Args:
-        one: a step.
-        other: another step.
+        recipe: the steps in the order in which somebody thought of them.
         parent_nll: of the untouched model on the same tokens.
         measure: runs a recipe and gives its negative log-likelihood.
         curve: loss of rounding alone by bits a weight.
+        verify: whether orders are measured; None = up to three stages.
     """
-    pair = [(measure(Recipe((step,))) - parent_nll, step) for step in (one, other)]
-    (weaker, first), (stronger, second) = sorted(pair, key=lambda each: each[0])
-    return OrderPair(
-        first.name,
-        second.name,
-        weaker,
-        stronger,
-        measure(Recipe((first, second))) - parent_nll,
-        measure(Recipe((second, first))) - parent_nll,
-        curve.ratio(weaker),
-        curve.ratio(stronger),
-    )
+    stages = stages_of(recipe)
+    loss = _Losses(stages, parent_nll, measure)
+    alone = tuple(loss((index,)) for index in range(len(stages)))
+    ratios = tuple(curve.ratio(each) for each in alone)
+    proposed = propose(stages, list(zip(ratios, alone, strict=True)))
+    pairs: tuple[OrderPair, ...] = ()
+    measured: dict[Order, float] = {}
+    if verify if verify is not None else len(stages) <= VERIFIED_STEPS:
+        pairs = tuple(
+            OrderPair(
+                stages[one].name, stages[other].name, alone[one], alone[other], loss((one, other)), loss((other, one)),
+                ratios[one], ratios[other],
+            )
+            for one, other in itertools.pairwise(proposed)
+            if loss.allowed((one, other)) and loss.allowed((other, one))
+        )  # fmt: skip
+        measured = {order: loss(order) for order in _worth_trying(proposed) if loss.allowed(order)}
+    return Ordering(stages, alone, ratios, proposed, pairs, measured, curve.monotone)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Loss of rounding alone against bits a weight, for reading off compression-equivalent ratios.
+def _worth_trying(proposed: Order) -> list[Order]:
+    """The given order, the proposed one, its reverse, and the proposed one with two neighbours swapped."""
+    found = [tuple(sorted(proposed)), proposed, proposed[::-1]]
+    for at in range(len(proposed) - 1):
+        found.append((*proposed[:at], proposed[at + 1], proposed[at], *proposed[at + 2 :]))
+    return list(dict.fromkeys(found))
 
-    Attributes:
-        points: (bits a weight, loss in nats), any order; a loss that rises with bits is flattened.
-    """
 
-    points: Sequence[tuple[float, float]]
+class _Losses:
+    """Losses above the parent of stages in some order, each recipe measured once."""
 
-    @classmethod
-    def of(cls, table: Mapping[str, Mapping[str, float]], bits: Mapping[str, float]) -> Curve:
-        """From a sensitivity table: all tensors in one format at a time."""
-        return cls([(bits[kind], sum(row.get(kind, math.inf) for row in table.values())) for kind in bits])
+    def __init__(self, stages: Sequence[Stage], parent_nll: float, measure: Measure) -> None:
+        self.stages, self.parent_nll, self.measure = stages, parent_nll, measure
+        self._known: dict[str, float] = {}
 
-    def ratio(self, loss: float) -> float:
-        """16 / bits at which rounding alone loses `loss`, by linear interpolation in log loss; clamped at the ends."""
-        known = sorted((bits, max(each, 1e-9)) for bits, each in self.points if math.isfinite(each))
-        falling: list[tuple[float, float]] = []
-        for bits, each in reversed(known):  # from many bits to few: the loss may only grow
-            falling.append((bits, max(each, falling[-1][1] if falling else each)))
-        target = math.log(max(loss, 1e-9))
-        if target <= math.log(falling[0][1]):
-            return 16 / falling[0][0]
-        for (bits_high, low), (bits_low, high) in itertools.pairwise(falling):
-            if target <= math.log(high):
-                span = math.log(high) - math.log(low)
-                share = (target - math.log(low)) / span if span else 0.0
-                return 16 / (bits_high + share * (bits_low - bits_high))
-        return 16 / falling[-1][0]
+    def _recipe(self, order: Order) -> Recipe:
+        return Recipe(tuple(step for index in order for step in self.stages[index].steps))
+
+    def __call__(self, order: Order) -> float:
+        recipe = self._recipe(order)
+        if recipe.digest not in self._known:
+            self._known[recipe.digest] = self.measure(recipe) - self.parent_nll
+        return self._known[recipe.digest]
+
+    def allowed(self, order: Order) -> bool:
+        """Whether no step rules it out."""
+        try:
+            self._recipe(order).check_order()
+        except RecipeError:
+            return False
+        return True

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from featherweight.core.errors import BudgetError
 from featherweight.core.formats import get
 from featherweight.core.model import Model
 from featherweight.core.recipe import Recipe
 from featherweight.core.technique import Technique, build
 from featherweight.plan.candidates import Candidate, candidates, rounded_first
+from featherweight.plan.curve import Curve
 from featherweight.plan.evaluate import Evaluator
-from featherweight.plan.order import Curve, OrderPair, compare_orders
+from featherweight.plan.order import Ordering, OrderPair, order_steps
 from featherweight.plan.refine import refine
 from featherweight.plan.search import Search, Trial
 from featherweight.plan.study import Study
@@ -28,13 +30,18 @@ class Plan:
 
     Attributes:
         trials: every candidate that was considered, measured or rejected, in order.
-        orders: pairs of steps in both orders.
+        ordering: the steps of the likeliest recipe that cuts, alone and in both orders; None where none was measured.
         tokens: child tokens that were run.
     """
 
     trials: list[Trial] = field(default_factory=list)
-    orders: list[OrderPair] = field(default_factory=list)
+    ordering: Ordering | None = None
     tokens: int = 0
+
+    @property
+    def orders(self) -> Sequence[OrderPair]:
+        """Pairs of steps in both orders."""
+        return self.ordering.pairs if self.ordering is not None else ()
 
 
 def make_plan(study: Study, evaluator: Evaluator, trials: int, storage: Path | None, measure: bool = True) -> Plan:
@@ -62,8 +69,9 @@ def make_plan(study: Study, evaluator: Evaluator, trials: int, storage: Path | N
         search.climb(candidates(study.prior, [size])[:_TRIED_BELOW])
     cutting = _cutting(best, found)
     if cutting is not None:
-        plan.orders = [measure_orders(study, evaluator, cutting)]
-        if best is not None and cutting is best.candidate and plan.orders[0].earlier != cutting.recipe.steps[0].name:
+        plan.ordering = measure_orders(study, evaluator, cutting)
+        rounding_first = plan.ordering.best[0] == len(cutting.cut.steps())
+        if best is not None and cutting is best.candidate and rounding_first:
             swapped = rounded_first(study.prior, cutting)
             if swapped is not None:
                 search.attempt(swapped, best)
@@ -88,27 +96,53 @@ def _cutting(best: Trial | None, found: Sequence[Candidate]) -> Candidate | None
     return min((each for each in found if each.cut.steps()), key=lambda each: each.kl, default=None)
 
 
-def measure_orders(study: Study, evaluator: Evaluator, candidate: Candidate) -> OrderPair:
-    """Both orders of cutting and rounding for a candidate that does both.
+def measure_orders(study: Study, evaluator: Evaluator, candidate: Candidate) -> Ordering:
+    """The orders of cutting and rounding for a candidate that does both, at a fraction of the cost of a full trial."""
+    curve = Curve.of(study.prior.tables["nearest"], bits_by_format(study.parent, study.prior.tables["nearest"]))
+    return explain_order(study, evaluator, _cut_and_rounded(candidate), curve)
 
-    Rounding is to nearest, in the format that takes most of the candidate's bytes; few rows are read: enough to tell
-    the orders apart, at a fraction of the cost of a full trial.
+
+def likeliest_cut(study: Study) -> Recipe:
+    """Cutting and rounding to nearest, of the likeliest candidate that cuts.
+
+    Raises:
+        BudgetError: no candidate that cuts meets the goal.
     """
-    cut = candidate.cut.steps()[0]
+    cutting = _cutting(None, candidates(study.prior, study.sizes()[:1]))
+    if cutting is None:
+        raise BudgetError("--explain-order", "no recipe with two steps meets the budget", "give --recipe FILE")
+    return _cut_and_rounded(cutting)
+
+
+def _cut_and_rounded(candidate: Candidate) -> Recipe:
+    """Its cuts, then rounding to nearest in the format that takes most of its bytes."""
     main = max(candidate.formats, key=lambda kind: (candidate.formats[kind], kind))
-    rounding = _rounding_to(main if main != "BF16" else "Q8_0")
+    return Recipe((*candidate.cut.steps(), _rounding_to(main if main != "BF16" else "Q8_0")))
+
+
+def explain_order(
+    study: Study, evaluator: Evaluator, recipe: Recipe, curve: Curve | None = None, verify: bool | None = None
+) -> Ordering:
+    """What is to be said of the order of a recipe's steps, from few rows of calibration and of the first look.
+
+    Args:
+        study: parent, text.
+        evaluator: applies and measures recipes; what it is asked again it has kept.
+        recipe: the steps.
+        curve: loss of rounding alone; None = measured here.
+        verify: whether orders are measured; None = up to three steps.
+    """
     few = dataclasses.replace(study.run, calibration=study.calibration.spread(_ORDER_ROWS))
     cheap = dataclasses.replace(evaluator, run=few, probe=max(3, evaluator.probe // 2), tokens_spent=0)
-    untouched = cheap.first_look(Recipe(()))
+    parent_nll = float(cheap.first_look(Recipe(())).parent_nll.mean())
 
-    def loss(recipe: Recipe) -> float:
-        return float(cheap.first_look(recipe).child_nll.mean())
+    def measure(each: Recipe) -> float:
+        study.run.progress.say(f"measuring {each}")
+        return float(cheap.first_look(each).child_nll.mean())
 
-    study.run.progress.say(f"comparing the orders of {cut.name} and {rounding.name}")
-    curve = Curve.of(study.prior.tables["nearest"], bits_by_format(study.parent, study.prior.tables["nearest"]))
-    pair = compare_orders(cut, rounding, float(untouched.parent_nll.mean()), loss, curve)
+    found = order_steps(recipe, parent_nll, measure, curve or Curve.measured(study.parent, parent_nll, measure), verify)
     evaluator.tokens_spent += cheap.tokens_spent
-    return pair
+    return found
 
 
 def _rounding_to(kind: str) -> Technique:

@@ -22,6 +22,7 @@ from featherweight.export.card import write_card
 from featherweight.measure.quality import Quality, by_domain, compare_once, summarize
 from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.goal import Measured
+from featherweight.plan.order import Ordering
 from featherweight.plan.search import Trial
 from featherweight.plan.study import Study
 from featherweight.verbs.timing import on_disk
@@ -58,9 +59,18 @@ class Finished:
 
 
 def finish(
-    study: Study, trial: Trial, closeness: float, evaluator: Evaluator, workspace: Workspace, budget: Budget
+    study: Study,
+    trial: Trial,
+    closeness: float,
+    evaluator: Evaluator,
+    workspace: Workspace,
+    budget: Budget,
+    ordering: Ordering | None = None,
 ) -> Finished:
-    """Exports a trial's model to `final/` and measures the written file; an earlier attempt there is replaced."""
+    """Exports a trial's model to `final/` and measures the written file; an earlier attempt there is replaced.
+
+    What was measured of the order of steps (G, A, C*) goes into the receipt of the export.
+    """
     recipe = trial.candidate.recipe
     steps = evaluator.steps(recipe)
     ledger = workspace.ledger()
@@ -70,7 +80,9 @@ def finish(
     measured = Measured(
         figures["memory"], figures["quality"]["ratio_interval"][0], figures["latency"]["seconds"], figures["resident"]
     )
-    _append_once(ledger, {"step": "export", "file": path.name, **figures["hashed"]}, {"measured": measured.to_dict()})
+    content = {"step": "export", "file": path.name, **figures["hashed"]}
+    content |= {"order": ordering.to_dict()} if ordering is not None else {}
+    _append_once(ledger, content, {"measured": measured.to_dict()})
     kinds = {name: entry.format for name, entry in model.entries.items() if len(entry.shape) == 2}
     finished = Finished(trial, closeness, path, study.goal.misses(measured), kinds, figures)
     _describe(study, finished, workspace)

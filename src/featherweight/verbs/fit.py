@@ -170,7 +170,7 @@ def _finish_best(
     finished: Finished | None = None
     for trial, closeness in ranked(plan.trials, study.goal, study.parent_bytes)[:_ATTEMPTS]:
         study.run.progress.say(f"making {trial.candidate.recipe}")
-        finished = finish(study, trial, closeness, evaluator, workspace, budget)
+        finished = finish(study, trial, closeness, evaluator, workspace, budget, plan.ordering)
         if not finished.missed:
             return finished
     return finished

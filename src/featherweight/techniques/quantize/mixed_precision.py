@@ -43,6 +43,10 @@ class MixedPrecision(Technique):
         default_factory=dict, description="factors on the expected damage by name pattern, e.g. {'*down_proj*': 2.0}"
     )
 
+    @property
+    def plans(self) -> bool:
+        return True
+
     def apply(self, model: Model, run: Run) -> Model:
         table = self.measure(model, run)
         return model.with_changes(planned=self.solve(model, table))

@@ -1,0 +1,141 @@
+"""A model behind an OpenAI-compatible chat endpoint: one request an answer, with time limits and a few attempts.
+
+Knows the wire and nothing of models. A server that is not there, that breaks off, that refuses or that answers in
+another shape gives an error which says which of these it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from featherweight.core.errors import EndpointError
+from featherweight.core.sampling import Draw
+
+if TYPE_CHECKING:
+    import http.client
+
+_PATH = "/chat/completions"
+_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # statuses that may be gone a moment later
+_SHOWN = 80
+
+
+class _Passing(Exception):
+    """Went wrong in a way that may be gone at the next attempt."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to ask.
+
+    Attributes:
+        url: address of the API, up to and including /v1.
+        model: name of the model there; may be empty where the server has only one.
+        key: sent as a bearer token; empty = none.
+        timeout: seconds until a silent connection counts as dead.
+        attempts: how often a request that timed out, broke off or met a busy server is sent.
+        pause: seconds before the second attempt; each later one waits twice as long.
+    """
+
+    url: str
+    model: str = ""
+    key: str = field(default="", repr=False)
+    timeout: float = 60.0
+    attempts: int = 3
+    pause: float = 0.5
+
+    def reply(self, messages: Sequence[Mapping[str, str]], tokens: int, draw: Draw, seed: int) -> str:
+        """The assistant's answer to a conversation, at most `tokens` tokens.
+
+        Raises:
+            EndpointError: there is none, after all attempts.
+        """
+        body = {
+            "model": self.model, "messages": list(messages), "max_tokens": tokens,
+            "temperature": draw.temperature, "top_p": draw.top_p, "seed": seed,
+        }  # fmt: skip
+        problem = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(self.pause * 2 ** (attempt - 1))
+            try:
+                return _answer_in(self._post(json.dumps(body)), self.url)
+            except _Passing as passing:
+                problem = str(passing)
+        raise EndpointError(
+            self.url, f"{problem} at each of {self.attempts} attempts", "see whether the server is well, or wait longer"
+        )
+
+    def _post(self, body: str) -> bytes:
+        import http.client
+
+        connection, path = self._connection()
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        try:
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except TimeoutError:
+            raise _Passing(f"did not answer within {self.timeout:g} s") from None
+        except (http.client.HTTPException, ConnectionResetError, BrokenPipeError):
+            raise _Passing("broke off its answer") from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise EndpointError(
+                self.url, f"cannot be reached ({reason})", "start the server, or correct the address"
+            ) from None
+        finally:
+            connection.close()
+        if answer.status in _AGAIN:
+            raise _Passing(f"answered with status {answer.status}{_reason(content)}")
+        if answer.status != 200:
+            raise EndpointError(
+                self.url, f"refused the request with status {answer.status}{_reason(content)}",
+                "check the address, the key and the name of the model",
+            )  # fmt: skip
+        return content
+
+    def _connection(self) -> tuple[http.client.HTTPConnection, str]:
+        import http.client
+
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            scheme, host, port = parts.scheme, parts.hostname, parts.port
+        except ValueError:  # a port that is no number
+            scheme, host, port = "", None, None
+        if scheme not in ("http", "https") or not host:
+            raise EndpointError(self.url, "is no address of a server", "write for example http://localhost:8080/v1")
+        kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+        return kind(host, port, timeout=self.timeout), parts.path.rstrip("/") + _PATH
+
+
+def _answer_in(content: bytes, url: str) -> str:
+    """`choices[0].message.content`; empty where a model gave none."""
+    mend = "give the address of an OpenAI-compatible API, up to and including /v1"
+    try:
+        data: Any = json.loads(content)
+    except ValueError:
+        shown = content[:_SHOWN].decode(errors="replace")
+        raise EndpointError(url, f"answered with something that is not JSON ({shown!r})", mend) from None
+    try:
+        text = data["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        raise EndpointError(url, "answered without choices[0].message.content", mend) from None
+    if text is not None and not isinstance(text, str):
+        raise EndpointError(url, f"answered with a {type(text).__name__} where text belongs", mend)
+    return text or ""
+
+
+def _reason(content: bytes) -> str:
+    """What the server says of its refusal, as the tail of a sentence."""
+    try:
+        error = json.loads(content)["error"]
+        return f" ({str(error['message'] if isinstance(error, dict) else error)[:_SHOWN]})"
+    except (ValueError, KeyError, TypeError):
+        return ""

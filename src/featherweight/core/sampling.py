@@ -1,0 +1,89 @@
+"""Sampling from a transformers module: texts continued together, token by token, with a key/value cache.
+
+Prompts are padded on the left. What a row draws depends on the generator, on the rows beside it and on nothing else, so
+the same call gives the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featherweight.core.lazy import torch
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the next token is drawn.
+
+    Attributes:
+        temperature: 1 = as the model says; 0 = the likeliest token.
+        top_p: only the likeliest tokens that together reach this probability.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def token(self, logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One token a row, int64 [rows, 1] on the CPU, from [rows, vocab]."""
+        if self.temperature == 0:
+            return logits.argmax(-1, keepdim=True).cpu()
+        probabilities = (logits.float() / self.temperature).softmax(-1).cpu()
+        if self.top_p < 1:
+            probabilities = _nucleus(probabilities, self.top_p)
+        return torch.multinomial(probabilities, 1, generator=generator)
+
+
+def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Zero outside the smallest set of likeliest tokens that reaches `top_p`; the likeliest one always stays."""
+    ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    outside = ranked.cumsum(-1) - ranked >= top_p
+    return probabilities.scatter(-1, order, ranked.masked_fill(outside, 0.0))
+
+
+def continue_texts(
+    module: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    length: int,
+    generator: torch.Generator,
+    draw: Draw = Draw(),
+    advance: Callable[[], None] | None = None,
+) -> list[tuple[list[int], list[int]]]:
+    """The token ids of each text, and those of its continuation up to and with the first end-of-turn token.
+
+    Args:
+        module: a causal language model of transformers.
+        tokenizer: its tokenizer.
+        texts: prompts, special tokens written out.
+        length: tokens to draw at most.
+        generator: decides the draws.
+        draw: how a token is drawn.
+        advance: called once a token, for progress.
+    """
+    encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    width, end = max(map(len, encoded)), tokenizer.eos_token_id
+    ids = torch.tensor([[end or 0] * (width - len(each)) + each for each in encoded], device=module.device)
+    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in encoded], device=module.device)
+    cache, step, written = None, ids, ids
+    for _ in range(length):
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
+        output = module(
+            input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+        )
+        cache = output.past_key_values
+        step = draw.token(output.logits[:, -1], generator).to(ids.device)
+        written = torch.cat([written, step], 1)
+        mask = torch.cat([mask, torch.ones_like(step)], 1)
+        if advance:
+            advance()
+    answers = written[:, width:].tolist()
+    return [(each, _until_end(answer, end)) for each, answer in zip(encoded, answers, strict=True)]
+
+
+def _until_end(answer: list[int], end: int | None) -> list[int]:
+    """An answer up to and with its first end-of-turn token."""
+    return answer[: answer.index(end) + 1] if end in answer else answer
