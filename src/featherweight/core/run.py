@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from featherweight.core.checkpoint import Entry, Stored, entry_of, read_entries, write_tensors
 from featherweight.core.data import TokenSet
@@ -31,6 +32,7 @@ class Run:
         device: "cpu" or "cuda".
         parent: the model that the run started from, for techniques that look back.
         scratch: a folder for tensors that do not fit in memory.
+        found: what a step finds out about itself, plain JSON; goes into its receipt.
     """
 
     calibration: TokenSet | None = None
@@ -40,6 +42,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     store: Store = field(default_factory=Store)
     scratch: Path | None = None
+    found: dict[str, Any] = field(default_factory=dict)
 
     def tokens(self, asked_by: str) -> TokenSet:
         """The calibration tokens.
@@ -50,6 +53,16 @@ class Run:
         if self.calibration is None:
             raise DataError(asked_by, "needs calibration text", "give a file with --text, or leave the default")
         return self.calibration
+
+    def original(self, asked_by: str) -> Model:
+        """The model that the run started from.
+
+        Raises:
+            DataError: the run does not know it.
+        """
+        if self.parent is None:
+            raise DataError(asked_by, "needs the parent model", "give it as Run(parent=...); fit and apply do")
+        return self.parent
 
     def generator(self, purpose: str) -> torch.Generator:
         """A random generator that depends on the seed and on what it is for, and on nothing else."""
