@@ -28,7 +28,6 @@ from rich.table import Table
 
 from featherweight.core.data import TokenSet, default_documents, split_documents, tokenize
 from featherweight.core.model import Model
-from featherweight.core.recipe import Recipe
 from featherweight.core.run import Run
 from featherweight.core.source import open_model
 from featherweight.core.stream import head_weight, stream
@@ -84,22 +83,16 @@ class Experiment:
         return tokenize(drawn, self.model.tokenizer, CALIBRATION_ROWS, LENGTH)
 
     def measure(
-        self,
-        variant: str,
-        technique: Technique | Recipe | None,
-        seeds: Sequence[int] = SEEDS,
-        parent: Model | None = None,
+        self, variant: str, technique: Technique | None, seeds: Sequence[int] = SEEDS, parent: Model | None = None
     ) -> None:
-        """Applies a technique, or a recipe, once a seed and records the losses; None measures the parent.
+        """Applies a technique once a seed and records the losses; None measures the parent.
 
         A variant that no seed changes (magnitude pruning, rounding to nearest) is measured with one.
         """
         before = parent or self.model
         for seed in seeds:
             run = Run(calibration=self.calibration(seed), seed=seed, parent=self.model)
-            changed = before
-            for step in technique if isinstance(technique, Recipe) else [technique] if technique else []:
-                changed = step.apply(changed, run)
+            changed = before if technique is None else technique.apply(before, run)
             self.losses.setdefault(variant, []).append(row_losses(changed, self.evaluation.ids).tolist())
         mean = torch.tensor(self.losses[variant]).mean()
         print(f"{time.monotonic() - self.started:5.0f} s  {variant:40s} {mean:.4f}", flush=True)

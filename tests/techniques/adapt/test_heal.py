@@ -86,7 +86,7 @@ def test_a_cut_model_gets_better(parent: Model, run: Run, trained: Path, fields:
 def test_on_a_frozen_grid(parent: Model, run: Run, trained: Path, kind: str, train: str) -> None:
     """Better with the same formats, scales and bytes; embedding and head as they were."""
     model = rounded(parent, kind)
-    healed = build("heal", {**QUICK, "train": train, "grid_rate": 0.05, "zeros": "free"}).apply(model, run)
+    healed = build("heal", {**QUICK, "train": train, "zeros": "free"}).apply(model, run)
     assert damage(parent, healed, trained) < damage(parent, model, trained)
     assert healed.nbytes == model.nbytes
     moved = 0

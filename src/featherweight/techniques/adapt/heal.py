@@ -36,6 +36,7 @@ from featherweight.train.student import Student, Trainable
 from featherweight.train.teacher import Teacher, ancestors, counterparts, spread
 
 _RATES = {"lora": 1e-3, "full": 3e-5}
+_TRAVEL = 0.25  # grid steps; a cosine halves it
 
 
 @technique
@@ -59,8 +60,13 @@ class Heal(Technique):
         gt=0,
         description="of plain matrices, at its highest, before a cosine to zero; none = 1e-3 (lora), 3e-5 (full)",
     )
-    grid_rate: float = Field(0.02, gt=0, description="the same of rounded matrices, in steps of their grid")
-    vector_rate: float = Field(1e-3, ge=0, description="the same of norms and biases; 0 leaves them as they are")
+    grid_rate: float | None = Field(
+        None,
+        gt=0,
+        description="of rounded matrices, in steps of their grid; none = 0.25 / steps, but 0.002 to 0.02: "
+        "weights move an eighth of a grid step at most, unless training is long",
+    )
+    vector_rate: float = Field(1e-3, ge=0, description="of norms and biases; 0 leaves them as they are")
     batch: int = Field(4, ge=1, description="rows of tokens a step")
     hidden: float = Field(0.1, ge=0, description="weight of the hidden states beside the KL divergence")
     match: int = Field(4, ge=1, description="after how many blocks, evenly spread, hidden states are compared")
@@ -161,7 +167,11 @@ class Heal(Technique):
         return Student(model, chosen, run, ancestors(model, parent, blocks))
 
     def _training(self) -> Training:
-        rates = {"plain": self.learning_rate or _RATES[self.train], "grid": self.grid_rate, "vectors": self.vector_rate}
+        rates = {
+            "plain": self.learning_rate or _RATES[self.train],
+            "grid": self.grid_rate or min(max(_TRAVEL / self.steps, 0.002), 0.02),
+            "vectors": self.vector_rate,
+        }
         schedule = Schedule(self.steps, 1.0, warmup=min(self.steps // 10, 20))
         return Training(schedule, rates, self.batch, min(self.checks, self.steps), self.patience)
 
