@@ -127,6 +127,7 @@ class Experiment:
         """Prints the table and the verdict, and writes the result file."""
         compared = [self.compare(statement) for statement in statements]
         verdict = verdict_of([each["outcome"] for each in compared])
+        seeds = list(SEEDS[: max(len(each) for each in self.losses.values())])
         self._print(compared, verdict)
         record = {
             "claim": self.claim,
@@ -135,7 +136,7 @@ class Experiment:
             "nll": {name: [round(sum(row) / len(row), 4) for row in seeds] for name, seeds in self.losses.items()},
             **(facts or {}),
             "model": "smollm2-135m",
-            "calibration": f"{CALIBRATION_ROWS} rows of {LENGTH} tokens, seeds {list(SEEDS)}",
+            "calibration": f"{CALIBRATION_ROWS} rows of {LENGTH} tokens, seeds {seeds}",
             "evaluation": f"{EVALUATION_ROWS} held-out rows of {LENGTH} tokens",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "cpu_seconds": round(time.process_time()),

@@ -186,7 +186,8 @@ class _Matrix:
 
     def values(self) -> torch.Tensor:
         """The weight that was stored."""
-        return self.linear.weight.detach()
+        weight: torch.Tensor = self.linear.weight.detach()
+        return weight
 
     def moved(self) -> torch.Tensor:
         """The change, nothing where a zero is kept."""

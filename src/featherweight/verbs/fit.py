@@ -107,7 +107,7 @@ def fit(
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)
     if rehearsal:
         rehearse(functools.partial(fit, heal=min(heal, _REHEARSED)), parent, format, text, settings, progress)
-    inputs = {
+    inputs: dict[str, Any] = {
         "model": parent.fingerprint, "budget": budget.model_dump(), "format": format, "settings": settings.to_dict(),
         "text": {name: each["digest"] for name, each in rows.to_dict().items()}, "versions": versions(),
     }  # fmt: skip
