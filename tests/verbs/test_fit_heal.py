@@ -139,7 +139,7 @@ def test_apply_takes_a_recipe_that_heals(trained: Path, small: fw.Settings, cach
         "width", "heal", "rtn",
     ]  # fmt: skip
     receipts = [json.loads(line)["content"] for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
-    found = receipts[1]["found"]
+    found = receipts[1]["notes"]
     assert found["after"] <= found["before"]
     assert result.facts["chosen"]["quality"]["kl"] > 0
 

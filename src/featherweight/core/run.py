@@ -32,7 +32,7 @@ class Run:
         device: "cpu" or "cuda".
         parent: the model that the run started from, for techniques that look back.
         scratch: a folder for tensors that do not fit in memory.
-        found: what a step finds out about itself, plain JSON; goes into its receipt.
+        notes: what the step says of itself beyond its fields; it becomes part of the step's receipt.
     """
 
     calibration: TokenSet | None = None
@@ -42,7 +42,11 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     store: Store = field(default_factory=Store)
     scratch: Path | None = None
-    found: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, key: str, value: Any) -> None:
+        """Adds a fact to the step's receipt: plain JSON that the same inputs give again."""
+        self.notes[key] = value
 
     def tokens(self, asked_by: str) -> TokenSet:
         """The calibration tokens.

@@ -74,12 +74,12 @@ def apply_step(step: Technique, model: Model, run: Run, folder: Path | None) -> 
         return _read(target, model)
     run.progress.say(f"applying {step.name}")
     started = time.perf_counter()
-    run.found.clear()
+    run.notes.clear()
     after = step.apply(model, run)
     content = {**facts, "after": after.fingerprint, "bytes": [model.nbytes, after.nbytes], "versions": versions()}
     content["formats"] = _count_formats(after)
-    if run.found:
-        content["found"] = json.loads(json.dumps(run.found))
+    if run.notes:
+        content["notes"] = dict(run.notes)
     volatile = {"seconds": round(time.perf_counter() - started, 2), "peak_memory": peak_memory()}
     if target is None:
         return Applied(after, content, volatile)

@@ -106,4 +106,4 @@ def place(recipe: Recipe) -> int:
 
 def _found(evaluator: Evaluator, recipe: Recipe) -> dict[str, Any]:
     applied = next(each for each in evaluator.steps(recipe) if each.content["technique"] == Heal.name)
-    return dict(applied.content.get("found", {}))
+    return dict(applied.content.get("notes", {}))

@@ -60,14 +60,14 @@ def test_conformance(model_type: str, fields: dict[str, Any]) -> None:
 def test_no_steps_change_nothing(parent: Model, run: Run, kind: str) -> None:
     model = parent if kind == "F32" else rounded(parent, kind)
     assert Heal(steps=0).apply(model, run) is model
-    assert run.found == {}
+    assert run.notes == {}
 
 
 @pytest.mark.parametrize("train", ["lora", "full"])
 def test_a_model_that_is_its_parent_stays_bit_for_bit(parent: Model, run: Run, train: str) -> None:
     healed = build("heal", {**QUICK, "train": train}).apply(parent, run)
     assert healed.fingerprint == parent.fingerprint
-    assert run.found["best"] == 0
+    assert run.notes["best"] == 0
 
 
 @pytest.mark.parametrize("fields", [{"train": "lora"}, {"train": "full", "learning_rate": 1e-3}, {"hidden": 0}])
@@ -75,7 +75,7 @@ def test_a_cut_model_gets_better(parent: Model, run: Run, trained: Path, fields:
     cut = build("width", {"ffn": 0.5}).apply(build("depth", {"drop": 1}).apply(parent, run), run)
     healed = build("heal", {**QUICK, **fields}).apply(cut, run)
     assert damage(parent, healed, trained) < 0.9 * damage(parent, cut, trained)
-    assert run.found["after"] < run.found["before"]
+    assert run.notes["after"] < run.notes["before"]
     assert {name: (each.format, each.shape) for name, each in healed.entries.items()} == {
         name: (each.format, each.shape) for name, each in cut.entries.items()
     }
@@ -131,18 +131,18 @@ def test_never_worse_than_before(parent: Model, run: Run, kind: str) -> None:
     run.progress.say = said.append  # type: ignore[method-assign]
     wild = Heal(**QUICK, learning_rate=10.0, grid_rate=100.0, vector_rate=10.0)
     assert wild.apply(model, run).fingerprint == model.fingerprint
-    assert run.found["before"] == run.found["after"] > 0
-    assert said[-1].startswith(f"healing: KL {run.found['before']:.4f} before, {run.found['after']:.4f} after step 0")
+    assert run.notes["before"] == run.notes["after"] > 0
+    assert said[-1].startswith(f"healing: KL {run.notes['before']:.4f} before, {run.notes['after']:.4f} after step 0")
 
 
 def test_the_receipt_holds_both_numbers(parent: Model, run: Run, tmp_path: Path) -> None:
     model = rounded(parent, "int2-g32")
     applied = apply_step(Heal(**QUICK), model, run, tmp_path)
-    assert applied.content["found"] == {**run.found}
-    assert applied.content["found"]["after"] < applied.content["found"]["before"]
+    assert applied.content["notes"] == {**run.notes}
+    assert applied.content["notes"]["after"] < applied.content["notes"]["before"]
     again = apply_step(Heal(**QUICK), model, run, tmp_path)
     assert again.content == applied.content
-    assert "found" not in apply_step(build("rtn", {"format": "Q4_0"}), parent, run, None).content
+    assert "notes" not in apply_step(build("rtn", {"format": "Q4_0"}), parent, run, None).content
 
 
 def test_planned_formats_are_kept(parent: Model, run: Run) -> None:
@@ -154,7 +154,7 @@ def test_a_mix_of_plain_and_rounded_matrices(parent: Model, run: Run) -> None:
     names = parent.architecture.linears()[::2]
     mixed = parent.with_changes({name: get("int2-g32").fit(parent.tensor(name)) for name in names})
     healed = Heal(**QUICK).apply(mixed, run)
-    assert run.found["after"] < run.found["before"]
+    assert run.notes["after"] < run.notes["before"]
     assert {name for name in parent.architecture.linears() if healed.entries[name].format in FLOATS} == set(
         parent.architecture.linears()
     ) - set(names)
@@ -169,7 +169,7 @@ def test_minutes_become_steps(parent: Model, run: Run) -> None:
     assert few.minutes is None
     assert model.fingerprint == before
     heal.apply(model, run)
-    assert run.found["steps"] >= 1
+    assert run.notes["steps"] >= 1
 
 
 class TestRefused:
@@ -195,7 +195,7 @@ class TestRefused:
         ):
             Heal().apply(wide, run)
         Heal(**QUICK, hidden=0).apply(wide, run)
-        assert run.found["after"] < run.found["before"]
+        assert run.notes["after"] < run.notes["before"]
 
     @pytest.mark.parametrize("blocks", [(0,), (0, 2), (0, 1, 1), (-1, 0)])
     def test_blocks_that_are_none(self, parent: Model, run: Run, blocks: tuple[int, ...]) -> None:

@@ -99,7 +99,8 @@ class Heal(Technique):
             student, Objective(training, teacher, self.hidden), self._training(),
             _judge(parent, probe, run), run.generator(self.name), run.progress,
         )  # fmt: skip
-        run.found.update(outcome.to_dict())
+        for key, value in outcome.to_dict().items():
+            run.note(key, value)
         run.progress.say(
             f"healing: KL {outcome.before:.4f} before, {outcome.after:.4f} after step {outcome.best} of {outcome.steps}"
             f" on {len(probe.ids)} held-back rows{'; ' + outcome.stopped if outcome.stopped else ''}"
