@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from featherweight.core.checkpoint import Stored
 from featherweight.core.formats import Packed, get
@@ -67,9 +67,8 @@ class Student:
             packed = isinstance(stored, Packed)
             change = _change(linear.weight, chosen.rank, packed, run.generator(f"student/{name}"))
             kind = _Rounded if packed else _Plain
-            self.matrices[name] = kind(
-                stored, linear, change, chosen.keep_zeros, reference(name) if reference else None
-            )
+            origin = reference(name) if packed and reference else None
+            self.matrices[name] = kind(stored, linear, change, chosen.keep_zeros, origin)
         self.vectors = dict(self._vectors()) if chosen.vectors else {}
 
     def _vectors(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -122,15 +121,6 @@ def _outputs(layers: Any, blocks: Sequence[int]) -> Iterator[dict[int, torch.Ten
     finally:
         for handle in handles:
             handle.remove()
-
-
-class _Change(Protocol):
-    """A change of a matrix: zero at first."""
-
-    parameters: list[torch.Tensor]
-
-    def dense(self) -> torch.Tensor:
-        """[rows, columns]."""
 
 
 class LowRank:
