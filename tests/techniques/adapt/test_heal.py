@@ -202,6 +202,14 @@ class TestRefused:
         with pytest.raises(RecipeError, match="the model has 2 blocks and its parent 2; name one of the parent's"):
             Heal(blocks=blocks).apply(parent, run)
 
+    def test_more_blocks_than_the_parent(self, tokens: TokenSet, parent: Model, models_folder: Path) -> None:
+        """Only predictions can be compared then."""
+        deep, run = open_folder(tiny_model(models_folder, num_hidden_layers=3)), Run(tokens, parent=parent)
+        with pytest.raises(RecipeError, match="a model of 3 blocks: has more than its parent, which has 2; name"):
+            Heal().apply(deep, run)
+        Heal(**QUICK, hidden=0).apply(deep, run)
+        assert run.notes["after"] < run.notes["before"]
+
     def test_a_single_row(self, parent: Model, tokens: TokenSet) -> None:
         with pytest.raises(DataError, match="heal: cannot hold a row of one back; give more calibration text"):
             Heal().apply(parent, Run(tokens.rows([0]), parent=parent))

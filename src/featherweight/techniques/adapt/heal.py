@@ -143,14 +143,16 @@ class Heal(Technique):
                 f"heal.hidden = {self.hidden:g}", f"the model's hidden size is {model.architecture.size('hidden')}, its"
                 f" parent's {parent.architecture.size('hidden')}", "set it to 0",
             )  # fmt: skip
+        return self._counterparts(model, parent)
+
+    def _counterparts(self, model: Model, parent: Model) -> Sequence[int]:
+        ours, theirs = model.architecture.blocks, parent.architecture.blocks
         if not self.blocks:
-            return counterparts(model, parent)
-        if len(self.blocks) != model.architecture.blocks or not all(
-            0 <= each < parent.architecture.blocks for each in self.blocks
-        ):
+            return counterparts(model, parent) if self.hidden or ours <= theirs else range(ours)
+        if len(self.blocks) != ours or not all(0 <= each < theirs for each in self.blocks):
             raise RecipeError(
-                f"heal.blocks = {list(self.blocks)}", f"the model has {model.architecture.blocks} blocks and its parent"
-                f" {parent.architecture.blocks}", "name one of the parent's blocks for each of the model's",
+                f"heal.blocks = {list(self.blocks)}", f"the model has {ours} blocks and its parent {theirs}",
+                "name one of the parent's blocks for each of the model's",
             )  # fmt: skip
         return self.blocks
 
@@ -199,4 +201,6 @@ def _judge(parent: Model, probe: TokenSet, run: Run) -> Callable[[Model], float]
 def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - started
