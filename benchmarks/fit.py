@@ -1,6 +1,9 @@
 """`fit` end to end, and what its planner misses: seconds, peak memory, candidates run, regret at three budgets.
 
-    python benchmarks/fit.py [end-to-end] [regret]      # both by default; the other part of the result stays
+    python benchmarks/fit.py [end-to-end] [regret] [--keep FOLDER]
+
+Both parts by default; the other part of the result stays. With --keep an interrupted grid goes on where it was, and the
+run is FOLDER/run.
 
 Regret: every candidate of the planner's grid (each cut with each way of rounding at the budget's bytes) is applied and
 judged on held-out rows; the planner's choice is compared with the best of them in hindsight, in perplexity. Both use
@@ -9,6 +12,7 @@ the same evaluator, rows and seed. What the planner ran counts whole, first look
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -37,15 +41,15 @@ from featherweight.plan.study import Study, bf16_file_bytes
 from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, token_rows
 
 END_TO_END = ("--memory", "92MB", "--quality", "85%", "--latency", "30ms")
-BUDGETS = ("62MB", "75MB", "92MB")
+BUDGETS = ("68MB", "75MB", "92MB")
 SETTINGS = Settings(length=128, calibration_rows=12, selection_rows=15, held_out_rows=30)
 MOST_REGRET, MOST_RUN = 0.02, 0.35
 
 
-def end_to_end() -> dict[str, Any]:
+def end_to_end(kept: Path | None) -> dict[str, Any]:
     """One `fit` in a fresh process, on a machine that has the model and its chat in the cache."""
     with TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
+        out = (kept or Path(folder)) / "run"
         started = time.perf_counter()
         command = [sys.executable, "-m", "featherweight", "fit", "smollm2-135m", *END_TO_END, "--out", str(out)]
         done = subprocess.run(command, check=False)
@@ -119,23 +123,26 @@ class Grid:
         }
 
 
-def regrets(progress: TerminalProgress) -> list[dict[str, Any]]:
+def regrets(progress: TerminalProgress, kept: Path | None) -> list[dict[str, Any]]:
     parent = open_parent("smollm2-135m")
     rows = token_rows(parent, None, SETTINGS, progress, cache_folder(None))
     with TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = kept or Path(name)
         run = Run(rows.calibration, parent=parent, progress=progress, store=Store(folder / "measurements"))
         return [Grid(rows, run, memory, folder).result() for memory in BUDGETS]
 
 
 def main() -> int:
-    parts = sys.argv[1:] or ["end-to-end", "regret"]
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("parts", nargs="*", default=["end-to-end", "regret"])
+    arguments.add_argument("--keep", type=Path)
+    asked = arguments.parse_args()
     path = RESULTS / "fit.json"
     facts = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if "end-to-end" in parts:
-        facts["end_to_end"] = end_to_end()
-    if "regret" in parts:
-        facts |= regret()
+    if "end-to-end" in asked.parts:
+        facts["end_to_end"] = end_to_end(asked.keep)
+    if "regret" in asked.parts:
+        facts |= regret(asked.keep)
     facts["passed"] = facts.get("end_to_end", {}).get("met", False) and facts.get("regret_passed", False)
     save("fit", "python benchmarks/fit.py", {key: facts[key] for key in facts if key not in ("command", "machine")})
     show(facts)
@@ -143,9 +150,9 @@ def main() -> int:
     return 0 if facts["passed"] else 1
 
 
-def regret() -> dict[str, Any]:
+def regret(kept: Path | None) -> dict[str, Any]:
     """All budgets together: where a budget needs cuts the grid is small, and one run weighs much."""
-    grids = regrets(TerminalProgress())
+    grids = regrets(TerminalProgress(), kept)
     share = sum(each["run"] for each in grids) / sum(each["grid"] for each in grids)
     passed = share <= MOST_RUN and all(each["regret"] <= MOST_REGRET for each in grids)
     return {"settings": SETTINGS.to_dict(), "grids": grids, "share_run": share, "regret_passed": passed}

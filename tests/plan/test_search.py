@@ -68,6 +68,26 @@ class TestCandidates:
     def test_doubt_never_expects_more(self, found: list[Candidate]) -> None:
         assert all(Doubt().least(each) <= each.kl for each in found)
 
+    def test_what_was_measured_of_a_cut_replaces_the_doubt_about_it(
+        self, found: list[Candidate], evaluator: Evaluator
+    ) -> None:
+        search, doubt = Search(evaluator), Doubt()
+        cutting = next(each for each in found if each.cut.steps())
+        trial = search.attempt(cutting)
+        assert trial.quality is not None
+        damage = trial.quality.kl - doubt.rounding * cutting.round_kl
+        for each in found:
+            expected = doubt.least(each)
+            if each.cut == cutting.cut:
+                expected = max(expected, damage + each.round_kl / doubt.rounding)
+            assert doubt.least(each, search.trials) == pytest.approx(expected)
+
+    def test_roundings_are_those_of_the_runtime(self, study: Study) -> None:
+        size = [study.parent_bytes]
+        assert {each.rounding for each in candidates(study.prior, size)} == {"gptq", "imatrix"}
+        other = dataclasses.replace(study.prior, runtime="compressed-tensors")
+        assert all(each.rounding in ("gptq", "imatrix", "awq") for each in candidates(other, size))
+
 
 class TestClimb:
     def test_each_is_measured_or_rejected_with_a_reason(self, found: list[Candidate], evaluator: Evaluator) -> None:

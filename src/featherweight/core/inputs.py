@@ -32,7 +32,7 @@ Forward = Callable[..., Any]
 _AT_ONCE_BYTES = 64 * 10**6
 _PART_BYTES = 12 * 10**6
 # What a module's last linear reads is kept while it is no more than this share of what the module reads.
-_KEPT_SHARE = 1.5
+_KEPT_SHARE = 1.0
 
 
 class InputMoments(Visitor):

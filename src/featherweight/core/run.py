@@ -18,7 +18,7 @@ from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.store import Store
 
-HELD_BYTES = 32 * 10**6
+HELD_BYTES = 8 * 10**6
 SPILLED = "spilled-"
 
 

@@ -98,18 +98,27 @@ ROUNDINGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """For each way of rounding, whose prior it takes and the techniques it runs."""
 
+_BY_RUNTIME = {"gguf": ("gptq", "imatrix"), "compressed-tensors": tuple(ROUNDINGS)}
+
 _SAFETY = 0.99  # of the bytes, where the shares of the formats after cutting are not known exactly
-CUTS = (Cut(), Cut(drop=1), Cut(drop=2), Cut(drop=4), Cut(ffn=0.9), Cut(ffn=0.75))
+CUTS = (Cut(), Cut(drop=1), Cut(drop=2), Cut(drop=4), Cut(ffn=0.9), Cut(ffn=0.75), Cut(drop=4, ffn=0.75))
 
 
 def candidates(
-    prior: Prior, memory: Sequence[int], cuts: Sequence[Cut] = CUTS, roundings: Sequence[str] = tuple(ROUNDINGS)
+    prior: Prior, memory: Sequence[int], cuts: Sequence[Cut] = CUTS, roundings: Sequence[str] | None = None
 ) -> list[Candidate]:
-    """Every cut with every rounding at every number of file bytes that it can meet, least expected damage first."""
+    """Every cut with every rounding at every number of file bytes that it can meet, least expected damage first.
+
+    Args:
+        prior: what is known before anything is run.
+        memory: numbers of file bytes.
+        cuts: what may be removed.
+        roundings: names in `ROUNDINGS`; None = those worth trying in the prior's runtime.
+    """
     found = []
     for limit in memory:
         for cut in cuts:
-            for rounding in roundings:
+            for rounding in _BY_RUNTIME[prior.runtime] if roundings is None else roundings:
                 candidate = expect(prior, limit, cut, rounding)
                 if candidate is not None:
                     found.append(candidate)

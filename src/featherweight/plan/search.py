@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featherweight.measure.quality import Quality, Scores, by_domain, summarize
-from featherweight.plan.candidates import Candidate
+from featherweight.plan.candidates import Candidate, Cut
 from featherweight.plan.evaluate import Evaluator, surely_worse
 from featherweight.plan.goal import Measured
 
@@ -24,9 +24,19 @@ class Doubt:
     cut: float = 3.0
     rounding: float = 1.3
 
-    def least(self, candidate: Candidate) -> float:
-        """The least damage that is plausible, KL in nats."""
-        return candidate.cut_kl / self.cut + candidate.round_kl / self.rounding
+    def least(self, candidate: Candidate, known: Sequence[Trial] = ()) -> float:
+        """The least damage that is plausible, KL in nats.
+
+        Args:
+            candidate: not run yet.
+            known: trials; what was measured of the same cut, less what its rounding may have done, replaces the doubt.
+        """
+        cuts = [
+            trial.quality.kl - self.rounding * trial.candidate.round_kl
+            for trial in known
+            if trial.candidate.cut == candidate.cut != Cut() and trial.status == "measured" and trial.quality
+        ]
+        return max([candidate.cut_kl / self.cut, *cuts]) + candidate.round_kl / self.rounding
 
 
 @dataclass
@@ -95,8 +105,8 @@ class Search:
 
     def attempt(self, candidate: Candidate, best: Trial | None = None) -> Trial:
         """One candidate, against the best one so far of its size."""
-        if best is not None and self.doubt.least(candidate) >= _kl(best):
-            least = self.doubt.least(candidate)
+        least = self.doubt.least(candidate, self.trials)
+        if best is not None and least >= _kl(best):
             reason = f"expected KL {candidate.kl:.3f}, at best {least:.3f}; the best has {_kl(best):.3f}"
             return self._keep(Trial(candidate, "expected", reason, candidate.memory))
         look, memory = self._first_look(candidate)
