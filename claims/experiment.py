@@ -91,7 +91,7 @@ class Experiment:
         """
         before = parent or self.model
         for seed in seeds:
-            run = Run(calibration=self.calibration(seed), seed=seed)
+            run = Run(calibration=self.calibration(seed), seed=seed, parent=self.model)
             changed = before if technique is None else technique.apply(before, run)
             self.losses.setdefault(variant, []).append(row_losses(changed, self.evaluation.ids).tolist())
         mean = torch.tensor(self.losses[variant]).mean()
@@ -138,6 +138,7 @@ class Experiment:
         """
         compared = [*(self.compare(statement) for statement in statements), *found]
         verdict = verdict_of([each["outcome"] for each in compared])
+        seeds = list(SEEDS[: max(len(each) for each in self.losses.values())])
         self._print(compared, verdict)
         record = {
             "claim": self.claim,
@@ -145,7 +146,7 @@ class Experiment:
             "statements": compared,
             "nll": {name: [round(sum(row) / len(row), 4) for row in seeds] for name, seeds in self.losses.items()},
             "model": "smollm2-135m",
-            "calibration": f"{CALIBRATION_ROWS} rows of {LENGTH} tokens, seeds {list(SEEDS)}",
+            "calibration": f"{CALIBRATION_ROWS} rows of {LENGTH} tokens, seeds {seeds}",
             "evaluation": f"{EVALUATION_ROWS} held-out rows of {LENGTH} tokens",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "cpu_seconds": round(time.process_time()),

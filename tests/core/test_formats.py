@@ -67,6 +67,19 @@ def test_nearest_codes_on_the_fitted_grid_are_no_worse(name: str) -> None:
     assert (nearest - weight).norm() <= (packed.dequantize() - weight).norm() * 1.001
 
 
+@pytest.mark.parametrize("name", GRIDDED)
+def test_values_of_codes(name: str) -> None:
+    """Those that are read back, but for bf16 products; neighbours are at least `spacing` apart."""
+    kind = formats.get(name)
+    packed = kind.fit(matrix())
+    grid, codes = kind.grid(packed), kind.codes(packed)
+    near = 2**-8 * float(packed.dequantize().abs().max()) if name.startswith("int") else 1e-5
+    torch.testing.assert_close(grid.values(codes), packed.dequantize(), rtol=1e-5, atol=near)
+    inside = codes < grid.high
+    step = (grid.values(torch.where(inside, codes + 1, codes)) - grid.values(codes)).abs()
+    assert bool((step >= 0.999 * grid.spacing.repeat_interleave(grid.group, 1))[inside].all())
+
+
 @pytest.mark.parametrize("name", formats.GGUF_BLOCKS)
 def test_ggml_kernels_write_what_gguf_reads(name: str) -> None:
     blocks = ggml_kernels.quantize(matrix().numpy(), name)

@@ -75,3 +75,11 @@ def test_a_schedule_rises_once_and_never_exceeds_its_rate(steps: int, warmup: in
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_groups_with_rates_of_their_own() -> None:
+    slow, fast = torch.zeros(2), torch.zeros(2)
+    optimizer = torch.optim.SGD([{"params": [slow], "factor": 0.5}, {"params": [fast]}], lr=1.0)
+    minimise([slow, fast], lambda _: (slow + fast).sum(), Schedule(1, 0.1), optimizer=optimizer, clip=None)
+    torch.testing.assert_close(slow.detach(), torch.full((2,), -0.05))
+    torch.testing.assert_close(fast.detach(), torch.full((2,), -0.1))

@@ -26,6 +26,7 @@ def fit(
     reuse: options.Reuse = None,
     resume: options.Resume = False,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="first run everything on a tiny random model")] = False,
+    heal: Annotated[float, typer.Option(help="minutes to train the best candidate for, inside its bytes")] = 0,
     tasks: Annotated[str | None, typer.Option(help="lm-evaluation-harness tasks to run at the end: a,b")] = None,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
@@ -52,6 +53,7 @@ def fit(
         resume=resume,
         rehearsal=rehearse,
         tasks=tasks.split(",") if tasks else [],
+        heal=heal,
         trust=trust,
         progress=progress(quiet),
     )

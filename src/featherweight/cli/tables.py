@@ -81,7 +81,23 @@ def _print_numbers(console: Console, facts: Mapping[str, Any]) -> None:
     for score in facts.get("tasks", []):
         row(f"{score['task']}, {score['metric']}", rate(score, "parent"), rate(score, "child"))
     console.print(table)
+    if facts.get("healing"):
+        _print_healing(console, facts["healing"], chosen["name"])
     console.print(f"recipe  {chosen['steps']}", highlight=False, markup=False)
+
+
+def _print_healing(console: Console, healing: Mapping[str, Any], chosen: str) -> None:
+    """The best candidate without and with healing, at the same bytes."""
+    table = _table("healing, on held-out text", "file", "quality", "95 % interval", "KL to parent", "")
+    for name in ("plain", "healed"):
+        trial, quality = healing[name], healing["held-out"][name]
+        table.add_row(
+            {"plain": "without", "healed": f"with, {healing['found'].get('steps', 0)} steps"}[name],
+            format_bytes(trial["memory"]), percent(quality["ratio"]),
+            " to ".join(f"{each:.1%}" for each in quality["ratio_interval"]), f"{quality['kl']:.4f}",
+            "exported" if trial["name"] == chosen else "",
+        )  # fmt: skip
+    console.print(table)
 
 
 def _print_infeasible(console: Console, why: Mapping[str, Any]) -> None:

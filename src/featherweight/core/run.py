@@ -58,6 +58,16 @@ class Run:
             raise DataError(asked_by, "needs calibration text", "give a file with --text, or leave the default")
         return self.calibration
 
+    def original(self, asked_by: str) -> Model:
+        """The model that the run started from.
+
+        Raises:
+            DataError: the run does not know it.
+        """
+        if self.parent is None:
+            raise DataError(asked_by, "needs the parent model", "give it as Run(parent=...); fit and apply do")
+        return self.parent
+
     def generator(self, purpose: str) -> torch.Generator:
         """A random generator that depends on the seed and on what it is for, and on nothing else."""
         digest = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()

@@ -6,6 +6,7 @@ check_technique(MyTechnique)
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from pathlib import Path
@@ -32,9 +33,11 @@ def check_technique(cls: type[Technique], setting: Technique | None = None, mode
     _check_fields(cls, setting)
     with tempfile.TemporaryDirectory() as folder:
         path = tiny_model(Path(folder), model_type, num_hidden_layers=3)
-        model, run = open_folder(path), tiny_run(path)
+        model = open_folder(path)
+        parent = open_folder(tiny_model(Path(folder), model_type, seed=1, num_hidden_layers=3))
+        run, again = (dataclasses.replace(tiny_run(path), parent=parent) for _ in range(2))
         _check_neutral(cls, model, run)
-        _check_apply(setting, model, run, tiny_run(path))
+        _check_apply(setting, model, run, again)
         _check_needs(setting, model)
 
 

@@ -63,7 +63,8 @@ def minimise(
         schedule: number of steps and learning rates.
         label: what progress shows.
         progress: what is told of every step.
-        optimizer: over `parameters`; None = AdamW. Its learning rate is set by the schedule.
+        optimizer: over `parameters`; None = AdamW. Its learning rate is set by the schedule, times a group's "factor"
+            where it has one.
         weight_decay: of AdamW.
         clip: greatest norm of the gradient over all parameters; None = any.
         accumulate: losses whose mean makes one update.
@@ -80,7 +81,7 @@ def minimise(
     with (progress or Progress()).track(label, schedule.steps) as advance, torch.enable_grad():
         for step in range(schedule.steps):
             for group in chosen.param_groups:
-                group["lr"] = schedule.at(step)
+                group["lr"] = schedule.at(step) * group.get("factor", 1.0)
             losses.append(_gradients(chosen, loss, step, accumulate, label))
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(trained, clip)

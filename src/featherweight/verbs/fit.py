@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import Budget
+from featherweight.core.errors import BudgetError
 from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
@@ -19,10 +22,12 @@ from featherweight.core.steps import forget_others
 from featherweight.core.store import Store
 from featherweight.core.workspace import Workspace, check_free, measurements_of, open_workspace
 from featherweight.export.exporters import exporter
+from featherweight.measure.quality import compare_once, summarize
 from featherweight.measure.tasks import check_tasks, run_tasks
 from featherweight.plan.choose import explain_infeasible, ranked
 from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.goal import Goal
+from featherweight.plan.healing import Healing, heal_best
 from featherweight.plan.planner import Plan, make_plan
 from featherweight.plan.study import Study, bf16_file_bytes
 from featherweight.verbs.facts import gather_facts
@@ -31,6 +36,7 @@ from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_paren
 from featherweight.verbs.rehearse import rehearse
 from featherweight.verbs.timing import decode_seconds
 
+_REHEARSED = 0.02  # minutes of healing that show whether it goes through
 _ATTEMPTS = 3  # candidates that may be exported before a budget is called unmet
 
 
@@ -61,6 +67,7 @@ def fit(
     resume: bool = False,
     rehearsal: bool = False,
     tasks: Sequence[str] = (),
+    heal: float = 0.0,
     trust: bool = False,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -78,6 +85,7 @@ def fit(
         resume: go on with an interrupted run in `out`.
         rehearsal: first run everything on a two-block random model of the same architecture.
         tasks: lm-evaluation-harness tasks to run on the exported file and on the parent.
+        heal: minutes to train the best candidate for, inside its bytes; the better of the two is exported.
         trust: allow pickled weights.
         cache: where converted models are kept.
         progress: shows what is going on.
@@ -89,6 +97,7 @@ def fit(
     settings, progress = settings or Settings(), progress or Progress()
     writer = exporter(format)
     check_tasks(tasks)
+    check_minutes(heal)
     documents = read_text(text)
     folder = Path(out) if out is not None else default_folder(str(model), budget)
     check_free(folder, resume)
@@ -97,22 +106,26 @@ def fit(
     goal = Goal.of(budget, bf16_file_bytes(parent, writer))
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)
     if rehearsal:
-        rehearse(fit, parent, format, text, settings, progress)
-    inputs = {
+        rehearse(functools.partial(fit, heal=min(heal, _REHEARSED)), parent, format, text, settings, progress)
+    inputs: dict[str, Any] = {
         "model": parent.fingerprint, "budget": budget.model_dump(), "format": format, "settings": settings.to_dict(),
         "text": {name: each["digest"] for name, each in rows.to_dict().items()}, "versions": versions(),
     }  # fmt: skip
+    inputs |= {"heal": heal} if heal else {}
     workspace = open_workspace(folder, inputs, resume)
     run = _run(rows, settings, progress, workspace, parent, others)
     study = open_study(parent, writer, goal, rows, run, budget)
     evaluator = _evaluator(study, settings, workspace, budget)
     plan = make_plan(study, evaluator, settings.trials, workspace.study, measure=reuse is None)
+    healing = heal_best(study, evaluator, plan, heal) if heal else None
     finished = _finish_best(study, plan, evaluator, workspace, budget)
     met = finished is not None and not finished.missed
     seconds = time.perf_counter() - started
     facts = gather_facts(str(model), budget, study, rows, plan, finished, workspace, seconds)
     facts["tasks"] = _tasks(parent, finished, tasks, workspace.scratch)
     facts |= {"met": met, "why": None if met else explain_infeasible(study, plan.trials)}
+    if healing is not None:
+        facts["healing"] = {"minutes": heal, **healing.to_dict(), "held-out": _held_out(study, evaluator, healing)}
     workspace.write(workspace.result, json.dumps(facts, indent=1))
     # What was measured stays; of the models that were tried, only the chosen one takes space.
     forget_others(workspace.steps, evaluator.steps(finished.trial.candidate.recipe) if finished else [])
@@ -123,6 +136,21 @@ def _tasks(parent: Model, finished: Finished | None, tasks: Sequence[str], scrat
     if finished is None or not tasks:
         return []
     return [score.__dict__ for score in run_tasks(parent, open_model(finished.path, scratch), tasks)]
+
+
+def check_minutes(heal: float) -> None:
+    """Refuses a time to heal that is none."""
+    if not 0 <= heal < math.inf:
+        raise BudgetError(f"--heal {heal:g}", "is no number of minutes", "give minutes such as 5, or leave it out")
+
+
+def _held_out(study: Study, evaluator: Evaluator, healing: Healing) -> dict[str, Any]:
+    """Quality without and with healing on the rows that nothing was chosen by."""
+    found = {}
+    for name, trial in (("plain", healing.plain), ("healed", healing.healed)):
+        child = evaluator.child(trial.candidate.recipe)
+        found[name] = summarize(compare_once(study.parent, child, study.held_out, study.run)).to_dict()
+    return found
 
 
 def default_folder(model: str, budget: Budget) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from featherweight.core.errors import FormatError
 from featherweight.core.lazy import torch
@@ -43,6 +43,24 @@ class Grid:
             return target.round_().clamp_(self.low, self.high).to(torch.int16)
         middle = (self.levels[1:] + self.levels[:-1]) / 2
         return torch.bucketize(target.contiguous(), middle).to(torch.int16)
+
+    def values(self, codes: torch.Tensor) -> torch.Tensor:
+        """The grid values of `codes` [rows, columns], float32; a runtime may round them once more."""
+        rows, columns = codes.shape
+        levels = codes.float() if self.levels is None else self.levels[codes.long()]
+        blocks = levels.reshape(rows, -1, self.group)
+        return (blocks * self.scale[..., None] + self.minimum[..., None]).reshape(rows, columns)
+
+    def to(self, device: str | torch.device) -> Grid:
+        """The same grid on a device."""
+        levels = None if self.levels is None else self.levels.to(device)
+        return replace(self, scale=self.scale.to(device), minimum=self.minimum.to(device), levels=levels)
+
+    @property
+    def spacing(self) -> torch.Tensor:
+        """The least distance of two neighbouring values of each group, float32 [rows, groups]."""
+        gap = 1.0 if self.levels is None else float((self.levels[1:] - self.levels[:-1]).min())
+        return self.scale.abs() * gap
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,132 @@
+"""What a parent computes on some rows of tokens, kept for a student that learns from it.
+
+Final hidden states give the exact logits back with one matrix product, so no logits are kept; beside them, the hidden
+states after a few blocks. The parent is streamed once, block by block, and is not needed afterwards. Of a child with
+fewer blocks, the parent's blocks that it kept are found by their norms, in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from featherweight.core.architecture import block_index, in_block
+from featherweight.core.errors import RecipeError
+from featherweight.core.lazy import torch
+from featherweight.core.model import Model
+from featherweight.core.run import Run
+from featherweight.core.stream import Visitor, head_weight, stream
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a student is compared with.
+
+    Attributes:
+        head: float32 [vocabulary, the parent's hidden size].
+        final: hidden states that the head reads, float32 [rows, tokens, the parent's hidden size].
+        after: hidden states after the parent's counterpart of a block of the student, by that block.
+    """
+
+    head: torch.Tensor
+    final: torch.Tensor
+    after: Mapping[int, torch.Tensor]
+
+    @classmethod
+    def of(cls, parent: Model, ids: torch.Tensor, pairs: Mapping[int, int], run: Run) -> Teacher:
+        """What a parent computes on rows of tokens.
+
+        Args:
+            parent: the model to learn from.
+            ids: int64 [rows, tokens].
+            pairs: the parent's block of each block of the student that is to be matched.
+            run: gives the device and the progress.
+        """
+        seen = _Outputs(set(pairs.values()))
+        with run.progress.track("reading the parent", parent.architecture.blocks) as advance:
+            final = stream(parent, ids, seen, device=run.device, advance=advance)
+        after = {ours: seen.outputs[theirs] for ours, theirs in pairs.items()}
+        return cls(head_weight(parent).to(run.device), final, after)
+
+
+class _Outputs(Visitor):
+    """Keeps the outputs of some blocks."""
+
+    def __init__(self, wanted: set[int]) -> None:
+        self.wanted = wanted
+        self.outputs: dict[int, torch.Tensor] = {}
+
+    def leave(self, index: int, block: torch.nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+        if index in self.wanted:
+            self.outputs[index] = outputs
+
+
+def spread(blocks: int, count: int) -> list[int]:
+    """`count` blocks, evenly spread over all, the last one among them; fewer where there are not so many."""
+    count = min(count, blocks)
+    return [(number + 1) * blocks // count - 1 for number in range(count)]
+
+
+def counterparts(child: Model, parent: Model) -> list[int]:
+    """The parent's block that each block of a child descends from, ascending.
+
+    Raises:
+        RecipeError: the child has more blocks than its parent.
+    """
+    ours, theirs = child.architecture.blocks, parent.architecture.blocks
+    if ours == theirs:
+        return list(range(ours))
+    if ours > theirs:
+        raise RecipeError(
+            f"a model of {ours} blocks", f"has more than its parent, which has {theirs}",
+            "name the parent's block of each one, or match no hidden states",
+        )  # fmt: skip
+    return _aligned([[_distance(child, one, parent, other) for other in range(theirs)] for one in range(ours)])
+
+
+def ancestors(child: Model, parent: Model, blocks: Sequence[int]) -> Callable[[str], torch.Tensor | None]:
+    """Gives the parent's tensor that one of the child's descends from, or None where their shapes differ.
+
+    Args:
+        child: a compressed model.
+        parent: the model that it was made from.
+        blocks: the parent's block of each of the child's.
+    """
+
+    def find(name: str) -> torch.Tensor | None:
+        index = block_index(name)
+        twin = name if index is None else in_block(name, blocks[index])
+        entry = parent.entries.get(twin)
+        return parent.tensor(twin) if entry is not None and entry.shape == child.entries[name].shape else None
+
+    return find
+
+
+def _distance(child: Model, one: int, parent: Model, other: int) -> float:
+    """How far the vectors of two blocks are apart, as a share of the parent's; those of other lengths do not count."""
+    difference, size = 0.0, 1e-30
+    for name, entry in child.entries.items():
+        twin = parent.entries.get(in_block(name, other))
+        if block_index(name) != one or len(entry.shape) > 1 or twin is None or twin.shape != entry.shape:
+            continue
+        theirs = parent.tensor(in_block(name, other))
+        difference += float((child.tensor(name) - theirs).square().sum())
+        size += float(theirs.square().sum())
+    return difference / size
+
+
+def _aligned(costs: Sequence[Sequence[float]]) -> list[int]:
+    """A column for each row, ascending without repeats, of least total cost; of equal ones the first."""
+    rows, columns = len(costs), len(costs[0])
+    best = [[math.inf] * (columns + 1) for _ in range(rows)] + [[0.0] * (columns + 1)]
+    for row in reversed(range(rows)):
+        for column in reversed(range(columns)):
+            best[row][column] = min(costs[row][column] + best[row + 1][column + 1], best[row][column + 1])
+    chosen, column = [], 0
+    for row in range(rows):
+        while costs[row][column] + best[row + 1][column + 1] > best[row][column]:
+            column += 1
+        chosen.append(column)
+        column += 1
+    return chosen
