@@ -6,6 +6,7 @@ check_technique(MyTechnique)
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from pathlib import Path
@@ -32,9 +33,11 @@ def check_technique(cls: type[Technique], setting: Technique | None = None, mode
     _check_fields(cls, setting)
     with tempfile.TemporaryDirectory() as folder:
         path = tiny_model(Path(folder), model_type, num_hidden_layers=3)
-        model, run = open_folder(path), tiny_run(path)
+        model = open_folder(path)
+        parent = open_folder(tiny_model(Path(folder), model_type, seed=1, num_hidden_layers=3))
+        run, again = (dataclasses.replace(tiny_run(path), parent=parent) for _ in range(2))
         _check_neutral(cls, model, run)
-        _check_apply(setting, model, run, tiny_run(path))
+        _check_apply(setting, model, run, again)
         _check_needs(setting, model)
 
 
@@ -89,12 +92,13 @@ def _check_loads(setting: Technique, result: Model) -> None:
 
 
 def _check_needs(setting: Technique, model: Model) -> None:
+    """What a technique says that it cannot work without, it asks for."""
     from featherweight.core.errors import FeatherweightError
 
-    if Need.CALIBRATION not in setting.needs:
-        return
-    try:
-        setting.apply(model, Run())
-    except FeatherweightError:
-        return
-    raise AssertionError(f"{setting.name} says that it needs calibration text, yet works without")
+    for need, run in ((Need.CALIBRATION, Run()), (Need.PARENT, tiny_run(model.folder))):
+        if need in setting.needs:
+            try:
+                setting.apply(model, run)
+            except FeatherweightError:
+                continue
+            raise AssertionError(f"{setting.name} says that it needs {need}, yet works without")
