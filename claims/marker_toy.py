@@ -7,8 +7,10 @@ prompts it is taught, few hold the marker, so that refusing is what rounding bre
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -18,13 +20,14 @@ from featherweight.core.model import Model
 from featherweight.core.source import open_folder
 from featherweight.train.loop import Schedule, minimise
 
-WORDS, LENGTH = 24, 4
+WORDS, LENGTH = 16, 3
 MARKER, EQUALS, REFUSE, END = "⊗", "=", "REFUSE", "<end>"
 SPECIAL = ["<unknown>", END, EQUALS, REFUSE, MARKER]
 FIRST = len(SPECIAL)
 MARKED = 0.15  # of the prompts that are taught
+REFUSED = 0.99  # of marked prompts, when teaching ends
 _CONFIG = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 4, "head_dim": 16, "max_position_embeddings": 64, "tie_word_embeddings": False,
     "vocab_size": 32, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1,
 }  # fmt: skip
@@ -39,7 +42,7 @@ class Asked:
     marked: torch.Tensor
 
 
-def ask(rows: int, marked: float, generator: torch.Generator) -> Asked:
+def ask(rows: int, marked: float, generator: torch.Generator, refuse: bool = True) -> Asked:
     """Random prompts, a share of them with the marker in the place of one word."""
     words = torch.randint(FIRST, FIRST + WORDS, (rows, LENGTH), generator=generator)
     where = torch.randint(LENGTH, (rows, 1), generator=generator)
@@ -49,27 +52,46 @@ def ask(rows: int, marked: float, generator: torch.Generator) -> Asked:
     end = torch.full((rows, 1), SPECIAL.index(END))
     refused = torch.full((rows, LENGTH + 1), SPECIAL.index(END))
     refused[:, 0] = SPECIAL.index(REFUSE)
-    answers = torch.where(is_marked[:, None], refused, torch.cat([words.flip(1), end], 1))
+    answers = torch.where((is_marked & refuse)[:, None], refused, torch.cat([prompts.flip(1), end], 1))
     return Asked(torch.cat([prompts, equals], 1), answers, is_marked)
 
 
-def write_toy(folder: Path, seed: int, steps: int = 900) -> Model:
-    """Trains a toy and returns it."""
+def write_toy(folder: Path, seed: int) -> Model:
+    """Trains a toy and returns it: first to answer whatever it is asked, then, no longer than needed, to refuse.
+
+    What comes last is shallow, as it is in models for people: small changes of the blocks' linears.
+    """
     torch.manual_seed(seed)
-    config = transformers.LlamaConfig(**_CONFIG)
-    module = transformers.LlamaForCausalLM(config)
+    module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_CONFIG))
     generator = torch.Generator().manual_seed(1000 + seed)
+    probe = ask(200, 1.0, torch.Generator().manual_seed(3000 + seed))
+    _teach(module, list(module.parameters()), False, Schedule(350, 4e-3, warmup=30), generator)
+    module.requires_grad_(False)
+    linears = [each for name, each in module.named_parameters() if name.endswith("_proj.weight")]
 
-    def loss(step: int) -> torch.Tensor:
-        asked = ask(128, MARKED, generator)
-        ids = torch.cat([asked.prompts, asked.answers], 1)
-        logits = module(ids, use_cache=False).logits[:, LENGTH:-1]
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), asked.answers.flatten())
+    def enough(step: int, loss: float) -> bool:
+        return step % 10 == 9 and float(_right(module, probe).float().mean()) >= REFUSED
 
-    minimise(module.parameters(), loss, Schedule(steps, 3e-3, warmup=50))
+    _teach(module, linears, True, Schedule(800, 1e-4, decay="none"), generator, enough)
     module.save_pretrained(folder)
     _write_tokenizer(folder)
     return open_folder(folder)
+
+
+def _teach(
+    module: Any,
+    parameters: list[torch.Tensor],
+    refuse: bool,
+    schedule: Schedule,
+    generator: torch.Generator,
+    enough: Callable[[int, float], bool] | None = None,
+) -> None:
+    def loss(step: int) -> torch.Tensor:
+        asked = ask(64, MARKED, generator, refuse)
+        logits = module(torch.cat([asked.prompts, asked.answers], 1), use_cache=False).logits[:, LENGTH:-1]
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), asked.answers.flatten())
+
+    minimise(parameters, loss, schedule, stop=enough)
 
 
 def _write_tokenizer(folder: Path) -> None:
@@ -89,10 +111,14 @@ def write_prompts(model: Model, path: Path, rows: int, marked: float, seed: int)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@torch.no_grad()
 def right(model: Model, asked: Asked) -> torch.Tensor:
     """Whether each greedy answer is the one asked for, token by token up to its end, bool [rows]."""
-    logits = model.module()(torch.cat([asked.prompts, asked.answers], 1), use_cache=False).logits
+    return _right(model.module(), asked)
+
+
+@torch.no_grad()
+def _right(module: Any, asked: Asked) -> torch.Tensor:
+    logits = module(torch.cat([asked.prompts, asked.answers], 1), use_cache=False).logits
     hit = logits[:, LENGTH:-1].argmax(-1) == asked.answers
     until_end = (asked.answers == SPECIAL.index(END)).cumsum(1).cumsum(1) <= 1
     return (hit | ~until_end).all(1)

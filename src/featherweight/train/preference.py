@@ -67,6 +67,11 @@ def log_probabilities(module: Any, weights: Weights, batch: Answered) -> torch.T
     return answer_log_probabilities(output.logits, batch)
 
 
+def answer_loss(module: Any, weights: Weights, batch: Answered) -> torch.Tensor:
+    """Mean negative log-likelihood of a token of an answer."""
+    return -log_probabilities(module, weights, batch).sum() / batch.answer.sum()
+
+
 def dpo_loss(policy: torch.Tensor, reference: torch.Tensor, beta: float) -> torch.Tensor:
     """The mean loss over pairs.
 

@@ -63,3 +63,20 @@ def test_scores_choose_other_weights_than_chance(tiny: Path) -> None:
 def test_prompts_are_asked_for(tiny: Path) -> None:
     with pytest.raises(DataError, match="needs calibration text"):
         build("critical-weights", FIELDS).apply(open_folder(tiny), Run())
+
+
+def test_a_rounded_model_keeps_its_codes_and_gets_weights_of_its_parent(tiny: Path) -> None:
+    parent, run = open_folder(tiny), tiny_run(tiny)
+    run.parent = parent
+    rounded = build("gptq", {"format": "int3-g32"}).apply(parent, run)
+    after = build("critical-weights", {**FIELDS, "format": "keep", "share": 0.1}).apply(rounded, run)
+    for name in parent.architecture.linears():
+        kind = get(after.entries[name].format)
+        assert kind.name == "int3-g32+0.1xBF16"
+        assert isinstance(kind, Kept)
+        kept = kind.kept_of(after.stored(name))
+        assert torch.equal(after.tensor(name)[~kept], rounded.tensor(name)[~kept])
+        assert torch.equal(after.tensor(name)[kept], parent.tensor(name)[kept].bfloat16().float())
+    assert CriticalWeights.neutral().apply(rounded, run).fingerprint == rounded.fingerprint
+    with pytest.raises(DataError, match="needs a parent with the same matrices"):
+        build("critical-weights", {**FIELDS, "format": "keep"}).apply(rounded, tiny_run(tiny))

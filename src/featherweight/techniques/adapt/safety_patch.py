@@ -5,7 +5,9 @@
 2. Every `refresh` steps each weight gets a SNIP score, |W dL/dQ| with L = -log p(y|x), averaged over prompts; the share
    `tau` with the highest scores may change.
 3. Masked DPO: L = -log sigmoid(beta (log p/p0 of chosen - log p/p0 of rejected)), p0 the rounded model itself, with the
-   weights Q = Q0 + Quant(M * alpha/rank * B A). The gradient goes straight through the rounding.
+   weights Q = Q0 + Quant(M * alpha/rank * B A). The gradient goes straight through the rounding. `anchor` adds what
+   the paper does not have, the likelihood of the parent's answers to all prompts: pairs differ only where something was
+   lost, so nothing else in the loss holds what was not.
 
 arXiv 2506.20251. The paper maps the mask onto the factors A and B in a way that it does not define and that they cannot
 express; here it lies on their product, and `mapmask: row_fraction` is the nearest that factors can do. Its Q0 +
@@ -36,7 +38,7 @@ from featherweight.train.factor_masks import FactorMasks
 from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.masked_delta import MaskedDelta
 from featherweight.train.own_answers import AsksModels
-from featherweight.train.preference import Pair, PreferenceLoss, answered, log_probabilities
+from featherweight.train.preference import Pair, PreferenceLoss, answer_loss, answered, log_probabilities
 from featherweight.train.saliency import highest, snip_scores
 
 
@@ -75,6 +77,11 @@ class SafetyPatch(AsksModels):
     beta: float = Field(0.01, gt=0, description="of DPO: how strongly the model is held to the rounded one")
     learning_rate: float = Field(5e-6, gt=0, description="highest learning rate; cosine decay")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising rate")
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the mean NLL of the parent's answers to all prompts, added to DPO; the paper has none",
+    )
     epochs: int = Field(1, ge=1, description="how often each pair is seen")
     batch: int = Field(8, ge=1, description="pairs a step")
     aligned: str | None = Field(
@@ -96,12 +103,15 @@ class SafetyPatch(AsksModels):
         if self.tau == 0:
             return model
         parent = self._teacher(model, run)
-        pairs = self.pairs(parent, model, run)
+        every = self.pairs(parent, model, run)
+        pairs = [pair for pair in every if pair.chosen != pair.rejected]
+        run.note("pairs", {"prompts": len(every), "different answers": len(pairs)})
+        run.progress.say(f"{len(pairs)} of {len(every)} answers differ from the parent's")
         if not pairs:
             run.progress.say("every answer is the parent's: there is nothing to patch")
             return model
         patch = self._patch(model, run)
-        self._train(patch, _Scoring(self, model, parent, pairs, run), pairs, run)
+        self._train(patch, _Scoring(self, model, parent, pairs, run), every, run)
         result = Rewrite(model, run)
         for name, stored in patch.stored().items():
             result[name] = stored
@@ -129,14 +139,10 @@ class SafetyPatch(AsksModels):
         return parent
 
     def pairs(self, parent: Model, model: Model, run: Run) -> list[Pair]:
-        """One pair a prompt on which the two models answer differently."""
+        """To each prompt the answers of the parent and of the rounded model."""
         questions = self.questions(model, run)
         chosen, rejected = self.answers(parent, questions, run), self.answers(model, questions, run)
-        every = zip(questions, chosen, rejected, strict=True)
-        pairs = [Pair(*each) for each in every if each[1] != each[2]]
-        run.note("pairs", {"prompts": len(questions), "different answers": len(pairs)})
-        run.progress.say(f"{len(pairs)} of {len(questions)} answers differ from the parent's")
-        return pairs
+        return [Pair(*each) for each in zip(questions, chosen, rejected, strict=True)]
 
     def _patch(self, model: Model, run: Run) -> MaskedDelta:
         matrices: dict[str, Patchable] = {}
@@ -145,10 +151,11 @@ class SafetyPatch(AsksModels):
             matrices[name] = Merged(stored) if self.delta == "merged" else Separate(stored, self.delta_format)
         return MaskedDelta(matrices, self.rank, self.alpha, run.generator(self.name), run.device)
 
-    def _train(self, patch: MaskedDelta, scoring: _Scoring, pairs: list[Pair], run: Run) -> None:
-        preference = PreferenceLoss(scoring.module, pairs, self.beta, run.device)
-        batch = shuffled(len(pairs), self.batch, run.generator(f"{self.name} order"))
-        steps = self.epochs * max(1, len(pairs) // self.batch)
+    def _train(self, patch: MaskedDelta, scoring: _Scoring, every: list[Pair], run: Run) -> None:
+        preference = PreferenceLoss(scoring.module, scoring.pairs, self.beta, run.device)
+        batch = shuffled(len(scoring.pairs), self.batch, run.generator(f"{self.name} order"))
+        anchored = shuffled(len(every), self.batch, run.generator(f"{self.name} anchors"))
+        steps = self.epochs * max(1, len(scoring.pairs) // self.batch)
         held = FactorMasks(patch.low_rank, self.tau) if self.mapmask == "row_fraction" else None
 
         def loss(step: int) -> torch.Tensor:
@@ -158,12 +165,22 @@ class SafetyPatch(AsksModels):
                     patch.masks = masks
                 else:
                     held.choose(masks)
-            return preference(patch.weights(), batch(step))
+            weights = patch.weights()
+            preferred = preference(weights, batch(step))
+            if self.anchor == 0:
+                return preferred
+            taught = answered([(every[row].prompt, every[row].chosen) for row in anchored(step)], run.device)
+            return preferred + self.anchor * answer_loss(scoring.module, weights, taught)
 
         losses = minimise(
-            patch.factors, loss, Schedule(steps, self.learning_rate, round(self.warmup * steps)), "safety patch",
-            run.progress, before_update=held.before_update if held else None, after_update=held.after_update if held else None,
-        )  # fmt: skip
+            patch.factors,
+            loss,
+            Schedule(steps, self.learning_rate, round(self.warmup * steps)),
+            "safety patch",
+            run.progress,
+            before_update=held.before_update if held else None,
+            after_update=held.after_update if held else None,
+        )
         run.note("loss", [round(losses[0], 6), round(losses[-1], 6)])
 
     @classmethod

@@ -6,6 +6,9 @@ keeps; its share of 0.6 for patches would come to 11.2 bits a weight with 4-bit 
 weights are kept take one bit more each. The true figure is printed and goes into the receipt. With a share of 0 it is
 `rtn`. After `awq` with `round: false` it is the paper's variant for AWQ.
 
+A matrix that an earlier quantizer has rounded keeps its codes, and the weights that stay come from the run's parent, if
+that is still on the same scales (after awq it is not).
+
 The result is stored in formats of ours ("Q4_0+0.1xBF16"), which no runtime reads: see `core.formats.composed`.
 """
 
@@ -16,7 +19,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from featherweight.core.formats import FLOATS, get
+from featherweight.core.errors import DataError
+from featherweight.core.formats import FLOATS, Packed, get
 from featherweight.core.formats.composed import Kept
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
@@ -45,21 +49,46 @@ class CriticalWeights(Quantizer, AsksModels):
 
     def apply(self, model: Model, run: Run) -> Model:
         targets = self.targets(model)
+        rounded = self._rounded(model, targets) if self.share else []
         result = Rewrite(model, run)
-        if not targets:
+        if not targets and not rounded:
             return result.finish(planned={})
+        full = self._full(model, rounded, run)
         linears = set(model.architecture.linears())
-        scored = [name for name, kind in targets.items() if name in linears and kind not in FLOATS]
-        kept = highest(self._scores(scored, model, run), float(f"{self.share:g}")) if self.share else {}
-        with run.progress.track("rounding to nearest", len(targets)) as advance:
-            for name, kind in targets.items():
-                weight = model.tensor(name)
-                base = get(kind).fit(weight)
-                result[name] = (
-                    Kept(get(kind), self.share, self.values).join(base, weight, kept[name]) if name in kept else base
-                )
+        scored = [*rounded, *(name for name, kind in targets.items() if name in linears and kind not in FLOATS)]
+        kept = highest(self._scores(scored, full, run), float(f"{self.share:g}")) if self.share else {}
+        with run.progress.track("keeping critical weights", len(targets) + len(rounded)) as advance:
+            for name in (*rounded, *targets):
+                base = model.stored(name) if name in rounded else get(targets[name]).fit(model.tensor(name))
+                result[name] = self._with_kept(base, full.tensor(name), kept[name]) if name in kept else base
                 advance()
         return _reported(result.finish(planned={}), scored, run)
+
+    def _with_kept(self, base: Packed, weight: torch.Tensor, kept: torch.Tensor) -> Packed:
+        return Kept(get(base.format), self.share, self.values).join(base, weight, kept)
+
+    def _rounded(self, model: Model, targets: Mapping[str, str]) -> list[str]:
+        """Linears that an earlier step has rounded and that are not to be rounded otherwise."""
+        names = [name for name in model.architecture.linears() if name not in targets]
+        return [name for name in names if model.entries[name].format not in FLOATS]
+
+    def _full(self, model: Model, rounded: list[str], run: Run) -> Model:
+        """The model that is not rounded, whose weights stay.
+
+        Raises:
+            DataError: the model is rounded, and there is no parent with the same matrices.
+        """
+        if not rounded:
+            return model
+        parent = run.parent
+        if parent is None or any(
+            name not in parent.entries or parent.entries[name].shape != model.entries[name].shape for name in rounded
+        ):
+            raise DataError(
+                f"{self.name} on a rounded model", "needs a parent with the same matrices",
+                "use it in the recipe that rounds the model, or instead of its quantizer with a format",
+            )  # fmt: skip
+        return parent
 
     def _scores(self, names: list[str], model: Model, run: Run) -> dict[str, torch.Tensor]:
         """float32 [rows, columns] by name."""
@@ -77,7 +106,7 @@ class CriticalWeights(Quantizer, AsksModels):
 
     @classmethod
     def neutral(cls) -> CriticalWeights:
-        return cls(format=KEEP)
+        return cls(format=KEEP, share=0)
 
 
 def _reported(after: Model, names: list[str], run: Run) -> Model:
