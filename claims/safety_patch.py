@@ -30,12 +30,14 @@ CLAIM = (
 )
 FORMATS = ("int3-g32", "int2-g32", "int2-g64", "int2-channel")  # the first at which a fifth of the refusals is lost
 BROKEN = 0.8
+FIRST_TOY = 100  # the fields were set on others
 PROMPTS, MARKED, EVALUATION = 400, 0.3, 500
 SHARES = (0.2, 0.4, 0.6, 1.0)
 PATCH: dict[str, Any] = {
-    "count": PROMPTS, "answer_tokens": 5, "rank": 16, "alpha": 32.0, "beta": 1.0, "learning_rate": 5e-4, "epochs": 10,
+    "count": PROMPTS, "answer_tokens": 5, "rank": 16, "alpha": 32.0, "beta": 1.0, "learning_rate": 3e-4, "epochs": 10,
     "batch": 16, "refresh": 10, "delta": "separate",
 }  # fmt: skip
+MERGED: dict[str, Any] = {"delta": "merged", "tau": 0.6, "learning_rate": 3e-3, "epochs": 20}
 KEEP: dict[str, Any] = {"format": "keep", "count": 128, "answer_tokens": 5}
 
 
@@ -84,19 +86,17 @@ def patches(prompts: str) -> dict[str, Technique]:
     variants["plain DPO"] = build("safety-patch", {**fields, "tau": 1.0})
     for share in (0.2, 0.6):
         variants[f"random mask, share {share}"] = build("safety-patch", {**fields, "tau": share, "mask": "random"})
-    variants["patch, share 0.6, merged"] = build("safety-patch", {**fields, **MERGED})
+    variants["merged, share 0.6"] = build("safety-patch", {**fields, **MERGED})
+    variants["merged and anchored, share 0.6"] = build("safety-patch", {**fields, **MERGED, "anchor": 1.0})
     for mask in ("snip", "random"):
         kept = build("critical-weights", {**KEEP, "prompts": prompts, "share": 0.05, "mask": mask})
         variants[f"0.05 at 16 bits, {mask}"] = kept
     return variants
 
 
-MERGED: dict[str, Any] = {"delta": "merged", "tau": 0.6, "learning_rate": 2e-3, "epochs": 20}
-
-
 def run_seed(seed: int, bench: Bench, folder: Path) -> str:
     """Teaches, rounds and patches one toy; returns the format that broke it."""
-    model = write_toy(folder / f"toy-{seed}", seed)
+    model = write_toy(folder / f"toy-{seed}", FIRST_TOY + seed)
     prompts = folder / f"prompts-{seed}.jsonl"
     write_prompts(model, prompts, PROMPTS, MARKED, seed)
     rounded, name = broken(model, bench)
@@ -120,10 +120,10 @@ def main() -> str:
     with tempfile.TemporaryDirectory() as folder:
         formats = [run_seed(seed, bench, Path(folder)) for seed in SEEDS]
     patch = "patch, share 0.6"
-    kept = [Statement(each, "rounded", 0.01) for each in (patch, "patch, share 0.6, merged", "plain DPO")]
+    kept = [Statement(each, "rounded", 0.01) for each in (patch, "merged and anchored, share 0.6", "plain DPO")]
     statements = [
         Statement(patch, "parent", 0.05),
-        Statement("patch, share 0.6, merged", "parent", 0.05),
+        Statement("merged and anchored, share 0.6", "parent", 0.05),
         *(Statement(better, worse) for better, worse in [
             (patch, "rounded"), ("patch, share 0.2", "random mask, share 0.2"), (patch, "random mask, share 0.6"),
             ("0.05 at 16 bits, snip", "rounded"), ("0.05 at 16 bits, snip", "0.05 at 16 bits, random"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.core.checkpoint import Stored, values
@@ -41,6 +41,7 @@ def test_no_delta_and_no_mask_change_nothing(base: str, delta: str | None) -> No
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("delta", [None, *DELTAS])
+@settings(max_examples=8)
 @given(st.floats(0, 1), st.integers(0, 3))
 def test_nothing_outside_the_mask_moves(base: str, delta: str | None, share: float, seed: int) -> None:
     matrix = patchable(base, delta)

@@ -51,7 +51,7 @@ def changed(before: Model, after: Model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("delta", ["merged", "separate"])
-@pytest.mark.parametrize("model_type", ["llama", "phi3", "gemma3_text"])
+@pytest.mark.parametrize("model_type", ["llama", "phi3"])
 def test_conformance(delta: str, model_type: str) -> None:
     check_technique(SafetyPatch, build("safety-patch", {**FIELDS, "tau": 0.3, "delta": delta}), model_type)
 
@@ -69,7 +69,7 @@ def test_a_model_that_answers_as_its_parent_is_left_alone(tiny: Path) -> None:
 
 @pytest.mark.parametrize("delta", ["merged", "separate"])
 @pytest.mark.parametrize("mask", ["snip", "random"])
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(tau=st.floats(0.01, 0.99))
 def test_no_more_than_the_share_of_each_matrix_changes(tiny: Path, delta: Any, mask: Any, tau: float) -> None:
     model, run = rounded(tiny), run_of(tiny)
@@ -159,6 +159,13 @@ def test_other_readings_of_the_paper(tiny: Path, changes: dict[str, Any]) -> Non
         for name in model.architecture.linears():
             rows = (after.tensor(name) != model.tensor(name)).any(1)
             assert int(rows.sum()) <= round(0.25 * len(rows))
+
+
+def test_an_anchor_holds_answers_that_were_not_lost(tiny: Path) -> None:
+    model, run = rounded(tiny), run_of(tiny)
+    after = SafetyPatch(**{**FIELDS, "anchor": 1.0}).apply(model, run)
+    assert after.fingerprint != SafetyPatch(**FIELDS).apply(model, run_of(tiny)).fingerprint
+    assert run.notes["loss"][0] > math.log(2) + 0.1
 
 
 def test_an_aligned_model_may_stand_in_for_a_lost_parent(tiny: Path, models_folder: Path) -> None:
