@@ -11,6 +11,7 @@ import pytest
 from featherweight.core.errors import DataError
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
+from featherweight.core.steps import apply_step
 from featherweight.techniques.adapt.safety_patch import SafetyPatch
 from featherweight.testing import tiny_model, tiny_run
 from featherweight.train.own_answers import read_prompts
@@ -77,3 +78,11 @@ def test_bad_files_are_named(tmp_path: Path, content: bytes, message: str) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_prompts(str(tmp_path / "none.jsonl"))
+
+
+def test_a_step_with_changed_prompts_is_another_step(tiny: Path, tmp_path: Path) -> None:
+    model, kept = open_folder(tiny), []
+    for asked in ("a", "b", "a"):
+        step = SafetyPatch(tau=0, prompts=written(tmp_path, {"prompt": asked}))
+        kept.append(apply_step(step, model, Run(), tmp_path / "steps").kept_as)
+    assert kept[0] == kept[2] != kept[1]

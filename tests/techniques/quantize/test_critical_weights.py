@@ -80,3 +80,9 @@ def test_a_rounded_model_keeps_its_codes_and_gets_weights_of_its_parent(tiny: Pa
     assert CriticalWeights.neutral().apply(rounded, run).fingerprint == rounded.fingerprint
     with pytest.raises(DataError, match="needs a parent with the same matrices"):
         build("critical-weights", {**FIELDS, "format": "keep"}).apply(rounded, tiny_run(tiny))
+
+
+def test_without_linears_to_round_nothing_is_scored(tiny: Path) -> None:
+    model, run = open_folder(tiny), tiny_run(tiny)
+    after = build("critical-weights", {"format": "keep", "embedding": "keep", "overrides": {"lm_head.weight": "Q8_0"}})
+    assert after.apply(model, run).entries["lm_head.weight"].format == "Q8_0"

@@ -56,7 +56,8 @@ class CriticalWeights(Quantizer, AsksModels):
         full = self._full(model, rounded, run)
         linears = set(model.architecture.linears())
         scored = [*rounded, *(name for name, kind in targets.items() if name in linears and kind not in FLOATS)]
-        kept = highest(self._scores(scored, full, run), float(f"{self.share:g}")) if self.share else {}
+        # The share as the name of the format writes it, so that the count is the one the name says.
+        kept = highest(self._scores(scored, full, run), float(f"{self.share:g}")) if self.share and scored else {}
         with run.progress.track("keeping critical weights", len(targets) + len(rounded)) as advance:
             for name in (*rounded, *targets):
                 base = model.stored(name) if name in rounded else get(targets[name]).fit(model.tensor(name))
