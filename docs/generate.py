@@ -25,6 +25,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 RESULTS = ROOT / "claims" / "results"
 VERDICTS = ROOT / "src" / "featherweight" / "techniques" / "verdicts.json"
+_NATS = "nats a token"
 _MADE = "<!-- made by docs/generate.py -->\n\n"
 
 
@@ -76,9 +77,11 @@ def _story(doc: str | None) -> str:
 
 def claim(result: Mapping[str, Any]) -> str:
     """The verdict, the statements behind it and the losses."""
+    units = list(dict.fromkeys(each.get("unit", _NATS) for each in result["statements"]))
+    several = len(units) > 1
     statements = [
         [
-            each["statement"],
+            f"{each['statement']} ({each.get('unit', _NATS)})" if several else each["statement"],
             f"{each['difference']:+.3f}",
             "{:+.3f} to {:+.3f}".format(*each["interval"]),
             each["outcome"],
@@ -94,8 +97,11 @@ def claim(result: Mapping[str, Any]) -> str:
             f"> {result['claim']}",
             f"**{result['verdict']}**, on {result['model']} with {result['calibration']}, judged on"
             f" {result['evaluation']}.",
-            table(["statement", "difference, nats a token", "95 % interval", "outcome"], statements),
-            table(["variant", "NLL, nats a token", "lowest to highest seed"], losses),
+            table(
+                ["statement", "difference" if several else f"difference, {units[0]}", "95 % interval", "outcome"],
+                statements,
+            ),
+            table(["variant", f"NLL, {_NATS}" if units[0] == _NATS else units[0], "lowest to highest seed"], losses),
         ]
     )
 

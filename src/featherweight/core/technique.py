@@ -103,6 +103,10 @@ class Technique(BaseModel):
         """First line of the docstring."""
         return (cls.__doc__ or "").strip().splitlines()[0]
 
+    def outside(self) -> dict[str, str]:
+        """Digests of what it reads beside the model and the run, by field: with the fields, what identifies a step."""
+        return {}
+
     def fields(self) -> dict[str, Any]:
         """All hyper-parameters as plain JSON values."""
         return self.model_dump(mode="json")

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from featherweight.core.checkpoint import Entry
 from featherweight.core.errors import FormatError, OutputError
 from featherweight.core.formats import Packed, get
+from featherweight.core.formats.composed import require_single
 from featherweight.core.formats.floats import Float
 from featherweight.core.gguf_companions import CONFIG, FILES
 from featherweight.core.gguf_file import add_fields
@@ -40,6 +41,7 @@ def stored_format(name: str, entry: Entry, matrices: Matrices = "BF16") -> str:
     """
     if len(entry.shape) != 2:
         return "F32"
+    require_single(get(entry.format), name)
     if get(entry.format).runtime not in ("gguf", "any"):
         raise FormatError(
             f"{name} in {entry.format}", "is in no format of GGUF files",

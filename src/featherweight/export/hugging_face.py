@@ -22,6 +22,7 @@ from featherweight.core.architecture import EMBEDDING, HEAD
 from featherweight.core.checkpoint import Entry
 from featherweight.core.errors import FormatError
 from featherweight.core.formats import FLOATS, get
+from featherweight.core.formats.composed import require_single
 from featherweight.core.formats.floats import Float
 from featherweight.core.formats.integer import PackedInteger
 from featherweight.core.lazy import torch
@@ -49,6 +50,7 @@ def stored_formats(model: Model, formats: Mapping[str, str] | None = None, dtype
     """
     kinds = {name: (formats or {}).get(name, entry.format) for name, entry in model.entries.items()}
     for name, kind in kinds.items():
+        require_single(get(kind), name)
         if kind not in FLOATS and not isinstance(get(kind), PackedInteger):
             raise FormatError(
                 f"{name} in {kind}", "is in no format of Hugging Face folders",

@@ -92,12 +92,13 @@ def _check_loads(setting: Technique, result: Model) -> None:
 
 
 def _check_needs(setting: Technique, model: Model) -> None:
+    """What a technique says that it cannot work without, it asks for."""
     from featherweight.core.errors import FeatherweightError
 
-    if Need.CALIBRATION not in setting.needs:
-        return
-    try:
-        setting.apply(model, Run())
-    except FeatherweightError:
-        return
-    raise AssertionError(f"{setting.name} says that it needs calibration text, yet works without")
+    for need, run in ((Need.CALIBRATION, Run()), (Need.PARENT, tiny_run(model.folder))):
+        if need in setting.needs:
+            try:
+                setting.apply(model, run)
+            except FeatherweightError:
+                continue
+            raise AssertionError(f"{setting.name} says that it needs {need}, yet works without")

@@ -6,6 +6,7 @@ import functools
 
 from featherweight.core.errors import FormatError, nearest
 from featherweight.core.formats.base import Format, Grid, Packed
+from featherweight.core.formats.composed import composed
 from featherweight.core.formats.floats import Float
 from featherweight.core.formats.ggml_blocks import GgmlBlocks
 from featherweight.core.formats.ggml_layouts import LAYOUTS
@@ -41,4 +42,6 @@ def get(name: str) -> Format:
         return GgmlBlocks(name)
     if NAME.fullmatch(name):
         return PackedInteger(name)
+    if "+" in name:
+        return composed(name, get)
     raise FormatError(f"format {name!r}", "is unknown", nearest(name, known()) or f"use one of {', '.join(known())}")
