@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "apply": "verbs.apply",
-    "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
-    "technique": "core.technique", "verify": "verbs.verify",
+    "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit",
+    "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "technique": "core.technique",
+    "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "apply", "audit_component", "distill_component", "fit", "open_model", "plan", "report", "technique", "verify",
+    "Budget", "Recipe", "Settings", "apply", "audit_component", "distill_component", "fit", "open_model", "plan",
+    "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

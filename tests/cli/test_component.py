@@ -37,7 +37,7 @@ class TestAudit:
         ended = command("audit-component", clip, "--component", "text_model", "--prompts", log, "--out", out, "--quiet")
         assert ended.status == 0, ended.err
         assert max(map(len, ended.out.splitlines())) <= 80
-        for word in ("density", "padding", "intrinsic dimension", "participation ratio", "context 7", "ids in use"):
+        for word in ("density", "padding", "intrinsic dimension", "participation ratio", "context 8", "ids in use"):
             assert word in " ".join(ended.out.split()), word
         assert json.loads(out.read_text())["workload"]["longest"] == 7
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,11 +178,25 @@ def open_host(folder: str | Path) -> Host:
         raise UnsupportedArchitecture(
             str(path), f"has the class {names[0]}, which transformers does not hold", "give a model of a stock class"
         )
-    module, facts = cls.from_pretrained(path, dtype="auto", use_safetensors=True, output_loading_info=True)
+    with no_bars():
+        module, facts = cls.from_pretrained(path, dtype="auto", use_safetensors=True, output_loading_info=True)
     missing = sorted(facts["missing_keys"])
     if missing:
         raise CheckpointError(str(path), f"lacks the tensor {missing[0]}", "download the model again")
     return Host(module.eval().requires_grad_(False), _tokenizer(path), path)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Loading and saving without the bars of transformers: progress is reported in one way only."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -95,13 +95,16 @@ def words(prompt: str) -> set[str]:
 
 
 def _withheld_words(prompts: Sequence[str], limit: int, seed: int) -> set[str]:
-    """Words whose prompts together are at most `limit`, one after the other in random order."""
+    """Words whose prompts together are at most `limit`, in random order; if each has more, the rarest one."""
     counts = Counter(word for prompt in prompts for word in words(prompt))
     chosen: set[str] = set()
     for word in sorted(counts, key=lambda each: _order(each, seed)):
         if counts[word] <= limit:
             chosen.add(word)
             limit -= counts[word]
+    if not chosen and limit and counts:
+        rarest = min(counts, key=lambda each: (counts[each], _order(each, seed)))
+        chosen = {rarest} if 2 * counts[rarest] <= len(prompts) else set()
     return chosen
 
 

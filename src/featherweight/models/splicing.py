@@ -8,7 +8,7 @@ from typing import Any
 
 from featherweight.core.checkpoint import read_entries
 from featherweight.core.errors import CheckpointError
-from featherweight.core.host import WHOLE, Component, Host
+from featherweight.core.host import WHOLE, Component, Host, no_bars
 from featherweight.core.lazy import torch
 
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
@@ -45,7 +45,8 @@ def check_untied(component: Component) -> None:
 
 def write_spliced(model: Any, host: Host, context: int, folder: Path) -> None:
     """Writes a spliced model, its tokenizer (which cuts at `context`) and image processor into an existing folder."""
-    model.save_pretrained(folder)
+    with no_bars():
+        model.save_pretrained(folder)
     limit, host.tokenizer.model_max_length = host.tokenizer.model_max_length, context
     try:
         host.tokenizer.save_pretrained(folder)
@@ -63,7 +64,8 @@ def load_spliced(folder: Path) -> Any:
     import featherweight.models.spliced
 
     assert featherweight.models.spliced  # the import registers the classes
-    return transformers.AutoModel.from_pretrained(folder, dtype="auto").eval()
+    with no_bars():
+        return transformers.AutoModel.from_pretrained(folder, dtype="auto").eval()
 
 
 def prove_untouched(component: Component, folder: Path) -> int:
