@@ -48,9 +48,9 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 RELATIONS = ("on", "under", "near", "behind")
 PHRASES, WIDTH, SCENE, CONTEXT = 3000, 256, 64, 16
-TEACHER_STEPS, GALLERY = 250, 250
+TEACHER_STEPS, TEACHER_BATCH, GALLERY = 160, 64, 250
 STUDENT = DistillComponent(
-    width=128, layers=2, heads=4, context=CONTEXT, epochs=14, batch=64, learning_rate=1.6e-2, weight_decay=0.01
+    width=128, layers=2, heads=4, context=CONTEXT, epochs=7, batch=64, learning_rate=1.6e-2, weight_decay=0.01
 )
 
 
@@ -114,7 +114,7 @@ def teacher(prompts: Sequence[str], scenes: Scenes) -> Host:
     )  # fmt: skip
     module = transformers.CLIPTextModelWithProjection(config)
     rows, wanted = token_ids(prompts, words), scenes(prompts)
-    batch_of = shuffled(len(rows), 128, torch.Generator().manual_seed(0))
+    batch_of = shuffled(len(rows), TEACHER_BATCH, torch.Generator().manual_seed(0))
 
     def loss(step: int) -> torch.Tensor:
         batch = batch_of(step)

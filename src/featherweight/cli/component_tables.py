@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 
 from featherweight.cli.tables import _table, percent
 
@@ -65,18 +66,15 @@ def print_distilled(result: ComponentResult) -> None:
         f"({1 - result.after / result.before:.1%} fewer); trained on {result.prompts} prompts",
         highlight=False,
     )
-    table = _table("held-out prompts", "prompts", "token cosine", "95 % interval", "centred", "worst 5 %")
-    _add(table, "words that were trained on", result.seen)
-    _add(table, "with a word that was not", result.unseen)
+    table = _table("held out", "prompts", "cosine", "95 % interval", "centred", "worst 5 %")
+    _add(table, "words trained on", result.seen)
+    _add(table, "with a new word", result.unseen)
     console.print(table)
     console.print(f"{result.untouched} tensors outside the component are the host's, bit for bit", highlight=False)
     console.print(f"model   {result.folder}", highlight=False, soft_wrap=True)
 
 
-def _add(table: object, label: str, found: TokenCosine | None) -> None:
-    from rich.table import Table
-
-    assert isinstance(table, Table)
+def _add(table: Table, label: str, found: TokenCosine | None) -> None:
     if found is None:
         table.add_row(label, "0", *[""] * 4)
         return

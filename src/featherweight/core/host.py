@@ -6,6 +6,7 @@ sentence encoder, fits in memory, and only the component's interface is known: t
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -101,9 +102,7 @@ class Component:
     @functools.cached_property
     def exact(self) -> Any:
         """The component in float32, for computing."""
-        import copy
-
-        return copy.deepcopy(self.module).float().eval()
+        return self.module if self.module.dtype == torch.float32 else copy.deepcopy(self.module).float()
 
     @property
     def parameters(self) -> int:

@@ -20,7 +20,7 @@ from featherweight.core.prompts import token_ids
 from featherweight.measure.manifold import Manifold, manifold
 
 CONTEXTS = (4, 6, 8, 12, 16, 20, 24, 32, 48, 64, 77, 96, 128, 192, 256, 384, 512)
-_SAMPLE = 4000  # vectors: a distance matrix of them takes a second
+_SAMPLE = 4000  # vectors: a distance matrix of them takes seconds
 
 
 @dataclass(frozen=True)

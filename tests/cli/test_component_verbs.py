@@ -87,7 +87,10 @@ class TestAudit:
 
 
 class TestDistill:
-    def test_a_small_run(self, command: Callable[..., Any], clip: Path, log: Path, tmp_path: Path) -> None:
+    def test_a_small_run(
+        self, command: Callable[..., Any], clip: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
         settings = ("width=16", "heads=2", "layers=1", "context=8", "epochs=1")
         options = [part for each in settings for part in ("--set", each)]
         ended = command(
@@ -95,7 +98,8 @@ class TestDistill:
             "--quiet", *options,
         )  # fmt: skip
         assert ended.status == 0, ended.err
-        assert "with a word that was not" in ended.out
+        assert "with a new word" in ended.out
+        assert max(map(len, ended.out.splitlines()[:4])) <= 80
         assert "are the host's, bit for bit" in ended.out
         assert (tmp_path / "made" / "model.safetensors").is_file()
 
