@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featherweight.measure.manifold import manifold, participation_ratio, two_nn
+from featherweight.measure.manifold import manifold, neighbour_ratios, participation_ratio, two_nn
 
 
 def cloud(dimensions: int, points: int = 4000, width: int = 256) -> torch.Tensor:
@@ -24,6 +24,14 @@ def test_both_find_a_known_dimension_within_a_tenth(dimensions: int) -> None:
 
 def test_two_nn_comes_out_low_from_ten_dimensions_up() -> None:
     assert 13 < two_nn(cloud(16)) < 16
+
+
+def test_neighbours_against_all_distances() -> None:
+    points = cloud(4, 300, 20) + 50  # far from the origin, where cancellation would show
+    points[1] = points[0] + 1e-4
+    every = torch.cdist(points.double(), points.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = every.sort().values
+    torch.testing.assert_close(neighbour_ratios(points), nearest[:, 2] / nearest[:, 1])
 
 
 def test_two_nn_follows_a_curve_that_linear_measures_do_not() -> None:

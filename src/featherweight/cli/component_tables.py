@@ -70,7 +70,8 @@ def print_distilled(result: ComponentResult) -> None:
     _add(table, "words trained on", result.seen)
     _add(table, "with a new word", result.unseen)
     console.print(table)
-    console.print(f"{result.untouched} tensors outside the component are the host's, bit for bit", highlight=False)
+    kept = f"{result.untouched} tensors outside the component are the host's, bit for bit"
+    console.print(kept if result.untouched else "the student replaces the whole model", highlight=False)
     console.print(f"model   {result.folder}", highlight=False, soft_wrap=True)
 
 

@@ -76,13 +76,14 @@ class Host:
             ) from None  # fmt: skip
 
     def components(self) -> list[str]:
-        """Names of the parts that take token ids, the host itself included."""
-        return [
-            name or WHOLE
+        """Names of the parts that take token ids and give token states; "." where the host itself does."""
+        parts = {
+            name or WHOLE: part
             for name, part in self.module.named_modules()
             if "input_ids" in inspect.signature(part.forward).parameters
             and isinstance(part, transformers.PreTrainedModel)
-        ]
+        }
+        return [name for name, part in parts.items() if Component(name, part, self).gives_states()]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,12 @@ class Component:
         except (NotImplementedError, AttributeError):
             return None
         return getattr(table, "weight", None)
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids that may come in: those of the tokenizer, or rows of the token table where there are more."""
+        table = self.embedding
+        return max(len(self.host.tokenizer), 0 if table is None else len(table))
 
     @property
     def position_table(self) -> torch.Tensor | None:

@@ -50,19 +50,26 @@ def manifold(vectors: torch.Tensor) -> Manifold | None:
 
 def two_nn(points: torch.Tensor) -> float:
     """Intrinsic dimension of different points [count, width]: the slope of -log(1 - F) over log(r2 / r1)."""
-    ratios = []
-    for block in points.split(_BLOCK):
-        # The exact way: by matrix products, nearest neighbours would drown in rounding.
-        distances = torch.cdist(block, points, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest = distances.topk(3, largest=False).values  # the first is the point itself
-        ratios.append(nearest[:, 2] / nearest[:, 1])
-    logs = torch.cat(ratios).double().log().sort().values
+    logs = neighbour_ratios(points).log().sort().values
     logs = logs[torch.isfinite(logs)]
     kept = max(round(len(logs) * (1 - _DISCARDED)), 1)
     empirical = torch.arange(1, kept + 1, dtype=torch.float64) / len(logs)
     across, up = logs[:kept], -torch.log1p(-empirical)
     square = float(across @ across)
     return float(across @ up) / square if square else math.inf
+
+
+def neighbour_ratios(points: torch.Tensor) -> torch.Tensor:
+    """Distance to the second neighbour over distance to the first, float64 [count]."""
+    points = points.double() - points.double().mean(0)
+    squares = (points**2).sum(1)
+    ratios = []
+    for block in points.split(_BLOCK):
+        # Matrix products find the neighbours; their distances are computed again, without cancellation.
+        order = (squares - 2 * block @ points.T).topk(3, largest=False).indices  # one of them is the point itself
+        distances = (block[:, None] - points[order]).norm(dim=-1).sort().values
+        ratios.append(distances[:, 2] / distances[:, 1])
+    return torch.cat(ratios)
 
 
 def participation_ratio(points: torch.Tensor) -> float:

@@ -126,7 +126,7 @@ def workload(
         prompts=len(prompts), distinct=len(set(prompts)), mean=sum(lengths) / len(lengths),
         median=quantile(lengths, 0.5), most_use=quantile(lengths, 0.95), longest=lengths[-1],
         contexts=tuple(context_use(lengths, context) for context in candidates(lengths, component.context)),
-        vocabulary=vocabulary_use(rows, max(len(component.host.tokenizer), 0 if table is None else len(table))),
+        vocabulary=vocabulary_use(rows, component.vocabulary),
         positions=position_use(component.position_table, lengths),
         outputs=manifold(_sample(component, prompts, generator, progress or Progress())),
         parameters=component.parameters, table_parameters=0 if table is None else table.numel(),

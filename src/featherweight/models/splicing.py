@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def splice(component: Component, student: Any) -> Any:
 
     check_untied(component)
     if component.name == WHOLE:
-        return student
+        return copy.deepcopy(student).to(component.module.dtype)
     return SplicedModel.of(component.host.module, component.name, student)
 
 
@@ -89,8 +90,6 @@ def prove_untouched(component: Component, folder: Path) -> int:
 
 def same_states(model: Any, component: Component, student: Any, ids: torch.Tensor, mask: torch.Tensor) -> bool:
     """Whether the component of a loaded spliced model computes what `student` computes in the host's format."""
-    import copy
-
     part = model if component.name == WHOLE else model.host.get_submodule(component.name)
     with torch.inference_mode():
         expected = copy.deepcopy(student).to(component.module.dtype)(ids, mask).last_hidden_state

@@ -62,14 +62,14 @@ def tiny_clip(folder: Path, seed: int = 0, dtype: str = "float32", more_words: i
     return _written(transformers.CLIPModel, config, tokenizer, folder / f"clip-{seed}-{dtype}", seed, dtype)
 
 
-def tiny_bert(folder: Path, seed: int = 0, kind: str = "BertModel") -> Path:
+def tiny_bert(folder: Path, seed: int = 0, kind: str = "BertModel", dtype: str = "float32") -> Path:
     """Writes a random two-layer BERT: a sentence encoder, or with a head ("BertForSequenceClassification")."""
     tokenizer = word_tokenizer("bert", 8)
     config = transformers.BertConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=40, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    return _written(getattr(transformers, kind), config, tokenizer, folder / f"{kind}-{seed}", seed, "float32")
+    return _written(getattr(transformers, kind), config, tokenizer, folder / f"{kind}-{seed}-{dtype}", seed, dtype)
 
 
 def _written(cls: Any, config: Any, tokenizer: Any, folder: Path, seed: int, dtype: str) -> Path:

@@ -14,12 +14,12 @@ from featherweight.core.host import Component, open_host
 from featherweight.core.prompts import padded, split_prompts, token_ids
 from featherweight.core.run import Run
 from featherweight.models.splicing import load_spliced
+from featherweight.models.untrained import pooling_of
 from featherweight.techniques.restructure.distill_component import (
     DistillComponent,
     _Lesson,
     distill,
     new_student,
-    pooling_of,
     train,
 )
 from featherweight.testing.encoders import phrases, tiny_bert, tiny_clip
@@ -68,7 +68,8 @@ class TestLoss:
             + 2 * (1 - torch.cosine_similarity(states[row], teacher[row], dim=-1))[valid[row]].mean()
             for row in range(len(batch))
         ]
-        assert float(taught.loss(0).detach()) == pytest.approx(float(torch.stack(per_row).mean()), rel=1e-5)
+        expected = float(torch.stack(per_row).mean().detach())
+        assert float(taught.loss(0).detach()) == pytest.approx(expected, rel=1e-5)
 
     def test_word_order_counts_once(self, clip: Component) -> None:
         made = new_student(clip, token_ids(phrases(), clip.host.tokenizer, 8), SMALL, Run())
@@ -141,17 +142,20 @@ class TestTraining:
 
 
 class TestPooling:
-    @pytest.mark.parametrize(("eos", "expected"), [(None, "eos"), (2, "largest")])
-    def test_clip(self, tmp_path: Path, eos: int | None, expected: str) -> None:
-        folder = tiny_clip(tmp_path, **({} if eos is None else {"eos_token_id": eos}))
+    @pytest.mark.parametrize("written", [None, 2])
+    def test_clip_by_the_tokenizers_end_token(self, tmp_path: Path, written: int | None) -> None:
+        """Also where the configuration says 2, as that of old CLIP models wrongly does."""
+        folder = tiny_clip(tmp_path, **({} if written is None else {"eos_token_id": written}))
         component = open_host(folder).component("text_model")
         rows = token_ids(phrases(), component.host.tokenizer, 8)
-        assert pooling_of(component, rows, component.host.tokenizer.eos_token_id)[0] in (expected, "eos")
+        assert pooling_of(component, rows)[0] == "eos"
+        made = new_student(component, rows, SMALL, Run())
+        assert made.config.eos_token_id == component.host.tokenizer.eos_token_id
 
     def test_bert_keeps_its_dense_map(self, tmp_path: Path) -> None:
         component = open_host(tiny_bert(tmp_path)).component(".")
         rows = token_ids(phrases(), component.host.tokenizer, 8)
-        kind, dense = pooling_of(component, rows, None)
+        kind, dense = pooling_of(component, rows)
         assert kind == "dense"
         student = distill(component, phrases(), SMALL, Run()).student
         assert torch.equal(student.pooler.weight, dense.weight)
@@ -171,8 +175,9 @@ class TestVerb:
         assert facts["seen"]["prompts"] == result.seen.prompts
         assert load_spliced(out).host.config.model_type == "clip"
 
-    def test_a_sentence_encoder_is_replaced_whole(self, tmp_path: Path) -> None:
-        host, log, out = tiny_bert(tmp_path), tmp_path / "log.txt", tmp_path / "made"
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_a_sentence_encoder_is_replaced_whole(self, tmp_path: Path, dtype: str) -> None:
+        host, log, out = tiny_bert(tmp_path, dtype=dtype), tmp_path / "log.txt", tmp_path / "made"
         log.write_text("\n".join(phrases()))
         result = distill_component(host, ".", log, out, settings=SMALL)
         assert result.untouched == 0

@@ -19,6 +19,7 @@ from featherweight.core.host import Component
 from featherweight.core.lazy import torch
 from featherweight.core.prompts import padded, token_ids
 from featherweight.core.run import Run
+from featherweight.models.untrained import start_from_table, untrained_student
 from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.token_losses import masked_cosine, masked_mse, order_consistency, shuffled_words
 
@@ -192,67 +193,16 @@ def _hider(tokenizer: Any, student: Any, share: float) -> Callable[[torch.Tensor
 
 def new_student(component: Component, rows: Sequence[Sequence[int]], settings: DistillComponent, run: Run) -> Any:
     """An untrained student for rows of training ids; it pools as the teacher does."""
-    from featherweight.models.text_student import TextStudent, TextStudentConfig
-
-    tokenizer, table = component.host.tokenizer, component.embedding
-    size = max(len(tokenizer), 0 if table is None else len(table))
-    kept = sorted({token for row in rows for token in row} | set(tokenizer.all_special_ids))
-    eos = tokenizer.eos_token_id  # of old CLIP models the configuration's is wrong
-    pooling, dense = pooling_of(component, rows, eos)
-    config = TextStudentConfig(
-        vocab_size=size, kept_rows=len(kept) if settings.vocabulary == "used" else None, hidden_size=settings.width,
-        num_hidden_layers=settings.layers, num_attention_heads=settings.heads,
-        intermediate_size=settings.feed_forward * settings.width, mixers=settings.mixers,
-        output_size=component.states(rows[:1])[0].shape[1], context=settings.context,
-        position_rows=settings.position_rows or settings.context, positions=settings.positions,
-        pooling=pooling, pad_token_id=component.host.pad, eos_token_id=eos,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.generator("student").initial_seed())
-        student: Any = TextStudent(config)
-    if settings.vocabulary == "used":
-        student.tokens.keep(kept)
-    if settings.initial == "teacher" and table is not None:
-        _start_from(student, table, kept if settings.vocabulary == "used" else range(size))
-    if dense is not None:
-        student.pooler.load_state_dict(dense.state_dict())
+    sizes = {
+        "hidden_size": settings.width, "num_hidden_layers": settings.layers, "num_attention_heads": settings.heads,
+        "intermediate_size": settings.feed_forward * settings.width, "mixers": settings.mixers,
+        "context": settings.context, "position_rows": settings.position_rows or settings.context,
+        "positions": settings.positions,
+    }  # fmt: skip
+    special = set(component.host.tokenizer.all_special_ids)
+    kept = sorted({token for row in rows for token in row} | special) if settings.vocabulary == "used" else None
+    seed = run.generator("student").initial_seed()
+    student = untrained_student(component, rows, sizes, kept, seed)
+    if settings.initial == "teacher":
+        start_from_table(student, component, kept)
     return student
-
-
-def _start_from(student: Any, table: torch.Tensor, kept: Sequence[int]) -> None:
-    """Token rows from the principal components of the teacher's, in the student's own scale."""
-    wide = table.detach().float()
-    centred = wide - wide.mean(0)
-    axes = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, : student.config.hidden_size]
-    narrow = centred @ axes
-    narrow = narrow * (student.config.initializer_range / narrow.std())
-    with torch.no_grad():
-        student.tokens.weight[: len(kept), : narrow.shape[1]] = narrow[list(kept)]
-
-
-def pooling_of(component: Component, rows: Sequence[Sequence[int]], eos: int | None) -> tuple[str, Any]:
-    """How the teacher pools its token states, found by trying on real prompts; with its dense map where it has one.
-
-    Raises:
-        RecipeError: its pooled output is none of the known functions of its token states.
-    """
-    from featherweight.models.text_student import POOLINGS, pool
-
-    ids, mask = padded(rows[:32], component.host.pad)
-    output = component.run(ids, mask)
-    pooled = getattr(output, "pooler_output", None)
-    if pooled is None:
-        return "none", None
-    dense = getattr(getattr(component.exact, "pooler", None), "dense", None)
-    for pooling in POOLINGS[1:]:
-        head = dense if pooling == "dense" else None
-        if (pooling == "dense" and dense is None) or (pooling == "eos" and eos is None):
-            continue
-        found = pool(output.last_hidden_state, ids, pooling, eos, head)
-        if found is not None and found.shape == pooled.shape and torch.allclose(found, pooled, atol=1e-5):
-            return pooling, head
-    raise RecipeError(
-        f"component {component.name!r} of {component.host.folder}",
-        "pools its token states in a way that no student has",
-        "distil a component below it that gives token states only",
-    )
