@@ -21,8 +21,7 @@ def test_the_shortest_context_that_cuts_few_enough() -> None:
     assert recommend(FOUND).context == 12  # cuts one of a hundred
     assert recommend(FOUND, truncated=0).context == 32
     assert recommend(FOUND, truncated=0.5).context == 4
-    long = dataclasses.replace(FOUND, contexts=(context_use([90], 77),))
-    assert context_for(long).context == 77
+    assert context_for([context_use([90], 77), context_use([90], 12)]).context == 77
 
 
 def test_width_and_vocabulary_with_their_reasons() -> None:

@@ -63,7 +63,8 @@ def print_distilled(result: ComponentResult) -> None:
     console = Console()
     console.print(
         f"component: {result.before:,} parameters before, {result.after:,} after "
-        f"({1 - result.after / result.before:.1%} fewer); trained on {result.prompts} prompts",
+        f"({1 - result.after / result.before:.1%} fewer); trained on {result.prompts} prompts; "
+        f"context {result.context}, which cuts {result.truncated:.1%} of the log",
         highlight=False,
     )
     table = _table("held out", "prompts", "cosine", "95 % interval", "centred", "worst 5 %")

@@ -125,7 +125,7 @@ def workload(
     return Workload(
         prompts=len(prompts), distinct=len(set(prompts)), mean=sum(lengths) / len(lengths),
         median=quantile(lengths, 0.5), most_use=quantile(lengths, 0.95), longest=lengths[-1],
-        contexts=tuple(context_use(lengths, context) for context in candidates(lengths, component.context)),
+        contexts=context_uses(lengths, component.context),
         vocabulary=vocabulary_use(rows, component.vocabulary),
         positions=position_use(component.position_table, lengths),
         outputs=manifold(_sample(component, prompts, generator, progress or Progress())),
@@ -136,6 +136,11 @@ def workload(
 def quantile(lengths: Sequence[int], share: float) -> int:
     """The least of sorted lengths that at least `share` of them do not exceed."""
     return lengths[max(math.ceil(share * len(lengths) - 1e-9), 1) - 1]
+
+
+def context_uses(lengths: Sequence[int], limit: int) -> tuple[ContextUse, ...]:
+    """What each candidate context up to `limit` would do to prompts of these lengths."""
+    return tuple(context_use(lengths, context) for context in candidates(lengths, limit))
 
 
 def candidates(lengths: Sequence[int], limit: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featherweight.measure.workload import ContextUse, Workload
@@ -34,7 +35,7 @@ def recommend(workload: Workload, truncated: float = TRUNCATED) -> Recommendatio
         workload: what was measured.
         truncated: share of prompts that may be cut.
     """
-    use = context_for(workload, truncated)
+    use = context_for(workload.contexts, truncated)
     vocabulary, why_vocabulary = _vocabulary(workload)
     width, why_width = _width(workload)
     why_context = (
@@ -44,10 +45,10 @@ def recommend(workload: Workload, truncated: float = TRUNCATED) -> Recommendatio
     return Recommendation(use.context, vocabulary, width, (why_context, why_vocabulary, why_width))
 
 
-def context_for(workload: Workload, truncated: float = TRUNCATED) -> ContextUse:
-    """The shortest candidate context that cuts at most a share of the prompts, or else the longest."""
-    fitting = [use for use in workload.contexts if use.truncated <= truncated]
-    return min(fitting, key=lambda use: use.context) if fitting else workload.contexts[-1]
+def context_for(contexts: Sequence[ContextUse], truncated: float = TRUNCATED) -> ContextUse:
+    """The shortest of some contexts that cuts at most a share of the prompts, or else the longest."""
+    fitting = [use for use in contexts if use.truncated <= truncated]
+    return min(fitting or contexts, key=lambda use: use.context if fitting else -use.context)
 
 
 def _vocabulary(workload: Workload) -> tuple[int | None, str]:

@@ -24,6 +24,7 @@ from featherweight.core.receipt import versions
 from featherweight.core.run import Run
 from featherweight.core.whole import whole_folder
 from featherweight.measure.token_cosine import TokenCosine, token_cosine
+from featherweight.measure.workload import ContextUse, context_use, context_uses
 from featherweight.models.splicing import (
     check_untied,
     load_spliced,
@@ -32,6 +33,7 @@ from featherweight.models.splicing import (
     splice,
     write_spliced,
 )
+from featherweight.plan.component import context_for
 from featherweight.techniques.restructure.distill_component import DistillComponent, check_trainable, distill
 
 
@@ -45,6 +47,8 @@ class ComponentResult:
         seen, unseen: closeness to the teacher on held-out prompts of known words, and on prompts with a new word.
         untouched: tensors outside the component, all bit-identical.
         prompts: how many were trained on.
+        context: tokens of a prompt that the student takes.
+        truncated: share of the logged prompts that this cuts.
     """
 
     folder: Path
@@ -54,6 +58,8 @@ class ComponentResult:
     unseen: TokenCosine | None
     untouched: int
     prompts: int
+    context: int
+    truncated: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the folder."""
@@ -79,15 +85,16 @@ def distill_component(
         component: the encoder's place in it; "." replaces the whole model.
         prompts: a .txt file with one prompt a line, or .jsonl.
         out: the folder to write.
-        settings: sizes and training of the student.
+        settings: sizes and training of the student; a context that is not set is the one that an audit recommends.
         held_out: share of the different prompts kept for judging known words.
         withhold: share of the different prompts given up for judging new words.
         seed: of every random choice.
         progress: shows what is going on.
     """
-    settings, run = settings or DistillComponent(), Run(seed=seed, progress=progress or Progress())
-    split = split_prompts(read_prompts(prompts), held_out, withhold, seed)
+    run, log = Run(seed=seed, progress=progress or Progress()), read_prompts(prompts)
+    split = split_prompts(log, held_out, withhold, seed)
     part = open_host(host).component(component)
+    settings, use = with_context(settings or DistillComponent(), part, log)
     check_untied(part)
     check_trainable(part, split.train, settings)
     with whole_folder(Path(out)) as draft:  # opened before the long part, which a full or read-only disk would waste
@@ -97,12 +104,23 @@ def distill_component(
         result = ComponentResult(
             Path(out), part.parameters, sum(each.numel() for each in student.parameters()),
             closeness(part, student, split.seen), closeness(part, student, split.unseen),
-            prove_untouched(part, draft), len(split.train),
+            prove_untouched(part, draft), len(split.train), use.context, use.truncated,
         )  # fmt: skip
         facts = {"component": component, "settings": settings.model_dump(), "seed": seed, "versions": versions()}
         facts |= result.to_dict()
         (draft / "distillation.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def with_context(
+    settings: DistillComponent, component: Component, prompts: Sequence[str]
+) -> tuple[DistillComponent, ContextUse]:
+    """Settings with a context, by recommendation where none was set, and what it does to the prompts."""
+    lengths = [len(row) for row in token_ids(prompts, component.host.tokenizer)]
+    if "context" in settings.model_fields_set:
+        return settings, context_use(lengths, settings.context)
+    use = context_for(context_uses(lengths, component.context))
+    return DistillComponent(**{**settings.model_dump(exclude_unset=True), "context": use.context}), use
 
 
 def closeness(component: Component, student: Any, prompts: list[str]) -> TokenCosine | None:

@@ -38,7 +38,11 @@ class DistillComponent(BaseModel):
     mixers: bool = Field(
         False, description="a convolutional block before and after, folded into one convolution at the end"
     )
-    context: int = Field(16, ge=2, description="most tokens of a prompt, special tokens included; longer ones are cut")
+    context: int = Field(
+        16,
+        ge=2,
+        description="most tokens of a prompt with special tokens; unless set, the verb takes what an audit recommends",
+    )
     positions: Literal["matching", "interpolate", "slice"] = Field(
         "matching", description="one row a position, or a longer table resampled or cut; folded to one row a position"
     )
