@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
     from featherweight.verbs.apply import apply as apply
+    from featherweight.verbs.audit_component import audit_component as audit_component
+    from featherweight.verbs.distill_component import distill_component as distill_component
     from featherweight.verbs.fit import fit as fit
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "apply": "verbs.apply",
-    "fit": "verbs.fit", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
-    "technique": "core.technique", "verify": "verbs.verify",
+    "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit",
+    "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "technique": "core.technique",
+    "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "apply", "fit", "open_model", "plan", "report", "technique", "verify",
+    "Budget", "Recipe", "Settings", "apply", "audit_component", "distill_component", "fit", "open_model", "plan",
+    "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from featherweight.cli import apply, fit, list_, plan, report, show, verify
+from featherweight.cli import apply, audit_component, distill_component, fit, list_, plan, report, show, verify
 
 app = typer.Typer(
     name="featherweight",
@@ -20,6 +20,8 @@ app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
+app.command("audit-component")(audit_component.audit_component)
+app.command("distill-component")(distill_component.distill_component)
 app.command("list")(list_.list_techniques)
 app.command("show")(show.show)
 
