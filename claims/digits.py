@@ -10,11 +10,11 @@ import functools
 import torch
 
 from featherweight.core.errors import MissingExtra
+from featherweight.train.game import Game, play
 from featherweight.train.loop import Schedule, minimise, shuffled
-from featherweight.train.players import Game, play
 
 WIDTHS = (64, 128, 64, 10)
-TEST, BATCH, RATE = 450, 64, 1e-3
+TEST, BATCH, RATE = 450, 128, 1e-3
 
 
 @functools.cache

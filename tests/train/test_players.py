@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featherweight.train.game import Game, play
 from featherweight.train.loop import Schedule
 from featherweight.train.neurons import neuron_layers, without
 from featherweight.train.participation import Rules
-from featherweight.train.players import Dynamics, Game, play
+from featherweight.train.players import Dynamics
 
 
 def network(seed: int = 0, widths: tuple[int, ...] = (6, 12, 8, 3)) -> torch.nn.Sequential:
@@ -196,15 +197,18 @@ def test_dead_players_count_as_gone_and_are_not_spared() -> None:
     assert int((shares > 0).sum()) == 5
 
 
-def test_a_quota_is_met_in_every_layer_and_play_can_stop_there() -> None:
+def test_shares_add_up_to_the_quota_and_play_can_stop_early() -> None:
     net = network(widths=(6, 40, 20, 3))
     quota = {"0": 20, "2": 10}
-    game = Game(neuron_layers(net), Rules(), Dynamics(rate=0.1, relative=True, smoothing=0.5), quota)
+    game = Game(neuron_layers(net), Rules(), Dynamics(rate=0.05, relative=True, smoothing=0.5), quota)
     with game.gated():
-        losses = play(game, loss_of(net), Schedule(2000, 0.01), list(net.parameters()), stop_at=0.5)
+        losses = play(game, loss_of(net), Schedule(200, 0.01), list(net.parameters()), stop_at=0.2)
+        assert len(losses) < 200
+        assert game.sparsity() >= 0.2
+        play(game, loss_of(net), Schedule(200, 0.01), list(net.parameters()))
         residuals = game.measure(loss_of(net), 1)
-    assert len(losses) < 2000
-    assert game.sparsity() >= 0.5
+    for name, shares in game.shares.items():
+        assert float(shares.detach().sum()) == pytest.approx(quota[name], abs=1e-3)
     assert residuals.shape == (60,)
 
 

@@ -14,7 +14,7 @@ and a player moves along dU_i/ds_i with the inner product held constant. Two thi
   climbs the one function -L - costs, whose equilibria are stationary points of a gated loss.
 
 Both benefits follow from dL/ds, so no gradient of any weight is needed. This file knows tensors of one layer's players
-and no network; `train.players` puts gates into modules and plays.
+and no network; `train.players` puts gates into modules, `train.game` plays.
 """
 
 from __future__ import annotations
@@ -93,18 +93,25 @@ def best_response(rules: Rules, net: torch.Tensor, norms: torch.Tensor) -> torch
     return torch.where(curvature > 0, interior.clamp(0, 1), (net > 0).to(net.dtype))
 
 
-def clearing_price(net: torch.Tensor, stay: int) -> torch.Tensor:
-    """The price at which exactly `stay` players gain by taking part, of equal ones fewer; a scalar.
+def clearing_price(aimed: torch.Tensor, rate: float, stay: float) -> torch.Tensor:
+    """The price at which shares add up to `stay` after a step: sum_i clip(aimed_i - rate * price, 0, 1) = stay.
+
+    Moving so is projected gradient ascent under that constraint, and the price its multiplier: at rest everybody with
+    a share inside (0, 1) gains exactly the price, those at 1 more, those at 0 less.
 
     Args:
-        net: what each player gains at price 0, [players].
-        stay: how many are to stay.
+        aimed: where players would go at price 0, [players].
+        rate: step of a share along its marginal utility.
+        stay: 0 to the number of players.
     """
-    ordered = net.sort().values
-    leave = len(net) - stay
-    if leave <= 0:
-        return ordered[0] - ordered[0].abs() - 1  # all gain, clearly
-    return (ordered[leave - 1] + ordered[leave]) / 2 if stay else ordered[-1]
+    low, high = aimed.min() - 1, aimed.max()  # here all stay, and nobody does
+    for _ in range(50):
+        middle = (low + high) / 2
+        if (aimed - middle).clamp(0, 1).sum() > stay:
+            low = middle
+        else:
+            high = middle
+    return high / rate
 
 
 def share_from_costs_alone(rules: Rules, norm: float, elapsed: float) -> float:

@@ -20,8 +20,9 @@ from featherweight.core.source import open_folder
 from featherweight.core.technique import build
 from featherweight.techniques.prune.equilibrium import Equilibrium
 from featherweight.testing.tiny import tiny_model, tiny_run, tiny_tokens
+from featherweight.train.game import Game
 from featherweight.train.participation import Rules
-from featherweight.train.players import Game, PlayerLayer
+from featherweight.train.players import PlayerLayer
 
 QUICK: dict[str, Any] = {"steps": 12, "rate": 0.3, "smoothing": 0.5}
 
@@ -85,7 +86,7 @@ def test_whom_the_game_drove_out_leaves_no_trace(any_architecture: Path) -> None
     """Logits of the gated model with the leavers at 0 are those of the sliced model with the shares folded in."""
     model = open_folder(any_architecture)
     run = tiny_run(any_architecture)
-    outcome = Equilibrium(ffn=0.5, groups=1, **QUICK).outcome(model, run)
+    outcome = Equilibrium(ffn=0.5, groups=1, fold=True, **QUICK).outcome(model, run)
     assert outcome.kept is not None
     assert outcome.shares is not None
     changed = {}
@@ -132,9 +133,9 @@ def test_a_price_that_drives_out_nobody_or_everybody_still_gives_equal_counts(ti
     assert "best-response residual" in said[-1]
 
 
-def test_shares_can_come_back_to_one(tiny: Path) -> None:
+def test_shares_come_back_to_one_unless_folded(tiny: Path) -> None:
     model = open_folder(tiny)
-    outcome = Equilibrium(ffn=0.5, fold=False, **QUICK).outcome(model, tiny_run(tiny))
+    outcome = Equilibrium(ffn=0.5, **QUICK).outcome(model, tiny_run(tiny))
     assert outcome.kept is not None
     kept = dict(enumerate(outcome.kept.values()))
     assert outcome.model.fingerprint == slice_model(model, Keep(ffn=kept)).fingerprint
@@ -156,11 +157,11 @@ def test_trained_weights_move_and_the_given_model_does_not(tiny: Path) -> None:
 
 
 def with_useless_channels(model: Model) -> Model:
-    """The even channels of every block do nothing."""
+    """The even channels of every block do nothing; of the odd ones the loss would like to have more."""
     changed = {}
     for block in range(model.architecture.blocks):
         name = model.architecture.linear(block, "mlp.down_proj")
-        weight = model.tensor(name)
+        weight = 0.3 * model.tensor(name)
         weight[:, ::2] = 0
         changed[name] = weight
     return model.with_changes(changed)
@@ -170,10 +171,11 @@ def with_useless_channels(model: Model) -> Model:
 def test_channels_that_do_nothing_lose(trained: Path, game: Any) -> None:
     model = with_useless_channels(open_folder(trained))
     run = tiny_run(trained, rows=16)
-    outcome = Equilibrium(ffn=0.5, game=game, fold=False, steps=30, rate=0.1).outcome(model, run)
+    outcome = Equilibrium(ffn=0.5, game=game, steps=40, rate=0.1).outcome(model, run)
     assert outcome.kept is not None
     useful = [sum(index % 2 for index in kept) for kept in outcome.kept.values()]
-    assert min(useful) > 0.8 * 128
+    assert min(useful) > 70  # 64 by chance
+    assert sum(useful) > 0.7 * 256
 
 
 def test_dead_channels_go_first(tiny: Path) -> None:

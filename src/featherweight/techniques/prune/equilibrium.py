@@ -1,17 +1,18 @@
 """Pruning as a game: FFN channels and key/value groups take part by a share in [0, 1]; whom it does not pay, leaves.
 
-The game is arXiv 2512.22106 with the repairs of `train.participation` and the guards of `train.players`. A player is an
+The game is arXiv 2512.22106 with the repairs of `train.participation` and the guards of `train.game`. A player is an
 FFN channel (its gate and up rows and its down column) or a key/value group (query, key and value rows, output columns);
 its share s multiplies the channel's activation, or the group's output. <dL/dtheta_i, theta_i> is then the same number
 for the up (value) rows and for the down (output) columns: s_i dL/ds_i. Costs count all weights that leave with a
 player. L is the next-token loss on the calibration text. Benefits are in units of their layer's mean size.
 
 Stock classes need equally many channels in every block, and no single price gives that. So by default every layer of
-every block is a market of its own, whose price lets just as many stay as the layer is to keep, from all at the start to
-`ffn` (`groups`) after three fifths of the steps. With a fixed `price` the blocks come out unequal, and then, as for
-anybody near the edge, rank decides: live players before dead ones, larger shares first, of equal shares the larger
-benefit; blocks with too few get players back, blocks with too many lose more. How many were decided so is reported,
-and so is the best-response residual max |s - BR(s)|: 0 means an equilibrium.
+every block is a market of its own: its price keeps the sum of all shares at what the layer is to keep, from all at the
+start to `ffn` (`groups`) after three fifths of the steps; in the others players come to rest. With a fixed `price` the
+blocks come out unequal. Then, as for anybody near the edge, rank decides: live players before dead ones, larger shares
+first, of equal shares the larger benefit; blocks with too few get players back, blocks with too many lose more. How
+many were decided so is reported, and so is the best-response residual |s - BR(s)|: 0 for all means an equilibrium.
+Without a quadratic cost a best response is all or nothing, so whoever is undecided at the price shows a large one.
 
 The whole model and the graph of a few token rows are in memory. Nothing says that the result is better than choosing
 channels by their contribution: `width` is the control, `choose` gives two more.
@@ -42,9 +43,10 @@ from featherweight.core.run import Rewrite, Run
 from featherweight.core.slicing import Keep, slice_model
 from featherweight.core.sparsity import like
 from featherweight.core.technique import Kind, Need, Paper, Technique, technique
+from featherweight.train.game import Game, play
 from featherweight.train.loop import Schedule, shuffled
 from featherweight.train.participation import Rules
-from featherweight.train.players import Dynamics, Game, PlayerLayer, play
+from featherweight.train.players import Dynamics, PlayerLayer
 
 
 @technique
@@ -88,7 +90,9 @@ class Equilibrium(Technique):
         "frozen", description="'trained': the players' weights are trained meanwhile, as in the paper"
     )
     learning_rate: float = Field(1e-4, gt=0, description="of trained weights, AdamW")
-    fold: bool = Field(True, description="multiply what stays by its share; else it comes back with share 1")
+    fold: bool = Field(
+        False, description="multiply what stays by its share, as the paper does; else it comes back with share 1"
+    )
     choose: Literal["game", "magnitude", "random"] = Field(
         "game", description="'magnitude' and 'random' play no game and drop as many: the controls"
     )
