@@ -40,7 +40,6 @@ PRINTED = {
     "beta 0.001, gamma 0.1": (0.001, 0.1),
     "beta 0.05, gamma 0.05": (0.05, 0.05),
 }
-PRICES = (0.1, 0.3)
 BOTH_GAMES: tuple[Literal["utility", "potential"], ...] = ("utility", "potential")
 BOTH_SIGNS: tuple[Literal["descent", "paper"], ...] = ("descent", "paper")
 
@@ -167,15 +166,14 @@ def play_digits(experiment: Digits) -> dict[str, Any]:
     rate = PAPER_PLAY / steps_of(EPOCHS)
     guarded = Dynamics(rate=rate)
     market = Dynamics(rate=0.02, relative=True, smoothing=0.9)
-    bare = Dynamics(rate=rate, cost="paper", floor=0.0)
+    bare = Dynamics(rate=rate, cost="paper", floor=0.0, dead_leave=False)
     games: dict[str, Played] = {}
     for game, sign in itertools.product(BOTH_GAMES, BOTH_SIGNS):
         games[f"{game}, {sign} sign, market"] = Played(Rules(game, sign), market, clearing=True)
-        for price in PRICES if sign == "descent" else PRICES[:1]:
-            games[f"{game}, {sign} sign, gamma {price:g}"] = Played(Rules(game, sign, absolute=price), guarded)
-    for (name, (quadratic, absolute)), sign in itertools.product(PRINTED.items(), BOTH_SIGNS):
-        rules = Rules("utility", sign, quadratic=quadratic, absolute=absolute)
-        games[f"as printed, {sign} sign, {name}"] = AsPrinted(rules, bare)
+        games[f"{game}, {sign} sign, gamma 0.1"] = Played(Rules(game, sign, absolute=0.1), guarded)
+    for name, (quadratic, absolute) in PRINTED.items():
+        rules = Rules("utility", "paper", quadratic=quadratic, absolute=absolute)
+        games[f"as printed, {name}"] = AsPrinted(rules, bare)
     for name, each in games.items():
         experiment.variant(name, each)
     return {name: each.ends for name, each in games.items()}
@@ -192,7 +190,7 @@ def main() -> str:
     digits.variant("random", scored(by_chance))
     ends = play_digits(digits)
     games = [name for name in ends if not name.startswith("as printed")]
-    printed = [name for name in ends if name.startswith("as printed, paper sign")]
+    printed = [name for name in ends if name.startswith("as printed")]
     statements = [Statement(name, "magnitude", MARGIN) for name in games]
     statements += [Statement(name, "dense", PRINTED_MARGIN) for name in printed]
     against = [language.compare(Statement("game", other)) for other in ("random", "magnitude", "width")]

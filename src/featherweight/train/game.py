@@ -107,7 +107,7 @@ class Game:
             owned = seat.layer.owned().detach()
             unit = 1.0 if self.dynamics.cost == "paper" else owned.square().sum(1).mean().clamp(min=1e-30)
             gains = gains - self.rules.competition * rivalry(owned, seat.shares.detach()) / unit
-        return gains.masked_fill(~seat.live, float(gains.min()) - 1)  # the dead leave first
+        return torch.where(seat.live, gains, gains.min() - 1) if self.dynamics.dead_leave else gains
 
     def _price(self, seat: Seat, aimed: torch.Tensor, rate: float, progress: float) -> torch.Tensor:
         if self.quota is None:

@@ -104,14 +104,13 @@ def clearing_price(aimed: torch.Tensor, rate: float, stay: float) -> torch.Tenso
         rate: step of a share along its marginal utility.
         stay: 0 to the number of players.
     """
-    low, high = aimed.min() - 1, aimed.max()  # here all stay, and nobody does
-    for _ in range(50):
-        middle = (low + high) / 2
-        if (aimed - middle).clamp(0, 1).sum() > stay:
-            low = middle
-        else:
-            high = middle
-    return high / rate
+    # The sum is piecewise linear in the price, with a bend where anybody reaches 0 or 1.
+    bends, order = torch.cat([aimed, aimed - 1]).sort(descending=True)
+    inside = torch.ones_like(aimed)
+    moving = torch.cat([inside, -inside])[order].cumsum(0)[:-1]  # players between 0 and 1 below each bend
+    sums = torch.nn.functional.pad((moving * (bends[:-1] - bends[1:])).cumsum(0), (1, 0))
+    at = int(torch.searchsorted(sums, stay).clamp(1, len(moving))) - 1
+    return (bends[at] - (stay - sums[at]) / moving[at].clamp(min=1)) / rate
 
 
 def share_from_costs_alone(rules: Rules, norm: float, elapsed: float) -> float:

@@ -41,6 +41,7 @@ class Dynamics:
         rate: step of a share along its marginal utility.
         cost: how |theta_i|^2 counts in costs: "paper", "normalised" or "frozen".
         floor: share of a layer's live players that is spared.
+        dead_leave: players who were never active lately have to go.
         threshold: a player whose share is below it is gone.
         smoothing: weight of the past in the running mean of the slopes; 0 = the present batch alone, as in the paper.
         relative: measure benefits in units of their layer's mean size, so that rate and prices need no scale.
@@ -50,6 +51,7 @@ class Dynamics:
     rate: float = 0.001
     cost: Literal["paper", "normalised", "frozen"] = "normalised"
     floor: float = 0.05
+    dead_leave: bool = True
     threshold: float = 0.01
     smoothing: float = 0.0
     relative: bool = False
