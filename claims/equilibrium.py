@@ -194,6 +194,8 @@ def main() -> str:
     statements = [Statement(name, "magnitude", MARGIN) for name in games]
     statements += [Statement(name, "dense", PRINTED_MARGIN) for name in printed]
     against = [language.compare(Statement("game", other)) for other in ("random", "magnitude", "width")]
+    for each in against:
+        each["statement"] += " (small Llama, nats per token)"
     nll = {name: [round(sum(row) / len(row), 4) for row in seeds] for name, seeds in language.losses.items()}
     facts = {
         "model": "a perceptron 64-128-64-10 on scikit-learn's digits, and a three-block Llama trained by the claim",

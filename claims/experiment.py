@@ -160,6 +160,7 @@ class Experiment:
             "evaluation": f"{EVALUATION_ROWS} held-out rows of {LENGTH} tokens",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "cpu_seconds": round(time.process_time()),
+            **({} if self.unit == "nats per token" else {"unit": self.unit}),
             **(facts or {}),
         }  # fmt: skip
         RESULTS.mkdir(exist_ok=True)

@@ -89,13 +89,14 @@ def claim(result: Mapping[str, Any]) -> str:
         [name, f"{sum(seeds) / len(seeds):.3f}", f"{min(seeds):.3f} to {max(seeds):.3f}"]
         for name, seeds in result["nll"].items()
     ]
+    unit = result.get("unit", "nats a token")
     return "\n\n".join(
         [
             f"> {result['claim']}",
             f"**{result['verdict']}**, on {result['model']} with {result['calibration']}, judged on"
             f" {result['evaluation']}.",
-            table(["statement", "difference, nats a token", "95 % interval", "outcome"], statements),
-            table(["variant", "NLL, nats a token", "lowest to highest seed"], losses),
+            table(["statement", f"difference, {unit}", "95 % interval", "outcome"], statements),
+            table(["variant", f"{'' if 'unit' in result else 'NLL, '}{unit}", "lowest to highest seed"], losses),
         ]
     )
 
