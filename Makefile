@@ -39,9 +39,10 @@ bench: setup
 	$(QUIET) $(BIN)/python benchmarks/same_bytes.py
 	$(QUIET) $(BIN)/python benchmarks/fit.py
 	$(QUIET) $(BIN)/python benchmarks/gptq_peers.py
+	$(QUIET) $(BIN)/python benchmarks/pruning_peers.py
 
 claims: setup
-	for name in gptq imatrix awq mixed_precision wanda sparsegpt width depth; do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done
+	for name in gptq imatrix awq mixed_precision wanda sparsegpt width depth equilibrium; do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done
 
 docs: setup
 	$(BIN)/python docs/generate.py

@@ -1,4 +1,6 @@
-"""What the benchmarks share: the machine in words, the token rows, a result file that appears whole."""
+"""What the benchmarks share: the machine in words, the token rows, peers in fresh processes, a result file that
+appears whole.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,15 @@ import inspect
 import json
 import os
 import platform
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
 
 from featherweight.core.chat import write_chat
 from featherweight.core.data import TokenSet, default_documents, split_documents, tokenize
@@ -19,8 +26,10 @@ from featherweight.core.receipt import versions
 from featherweight.core.run import Run
 from featherweight.core.source import default_cache
 from featherweight.core.store import Store
+from featherweight.measure.quality import Scores, compare, resampled_means, summarize
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 UNSEEN = ("descriptions", "docstrings")
 
 
@@ -66,7 +75,61 @@ def package_descriptions() -> list[str]:
 
 def numpy_docstrings() -> list[str]:
     """Documentation of numpy's functions: numerical prose, formulas and examples."""
-    import numpy as np
-
     found = {name: inspect.getdoc(value) or "" for name, value in vars(np).items() if callable(value)}
     return [found[name] for name in sorted(found) if len(found[name]) > 1500]
+
+
+def interpreters(peers: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """The Python of everybody who takes part, ours first, and why the others do not.
+
+    A peer's virtual environment, `.venv-<peer>` in the repository, is made from `peers/<peer>.txt` the first time.
+    """
+    found, reasons = {"featherweight": Path(sys.executable)}, {}
+    for peer in peers:
+        folder = HERE.parent / f".venv-{peer}"
+        python = folder / "bin" / "python"
+        if not (folder / ".ready").exists():
+            wanted = str(HERE / "peers" / f"{peer}.txt")
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+            done = subprocess.run(
+                [str(python), "-m", "pip", "install", "-q", "-r", wanted], capture_output=True, text=True
+            )
+            if done.returncode:
+                reasons[peer] = done.stderr.strip().splitlines()[-1]
+                continue
+            (folder / ".ready").touch()
+        found[peer] = python
+    return found, reasons
+
+
+def in_fresh_process(peer: str, python: Path, script: str, out: Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """One run of `peers/<script>`; the figures that it prints last."""
+    command = [str(python), str(HERE / "peers" / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent, check=False)
+    if done.returncode:
+        raise SystemExit(f"{peer} failed:\n{done.stderr[-3000:]}")
+    [line] = [line for line in done.stdout.splitlines() if line.startswith('{"peer"')]  # peers print as well
+    return dict(json.loads(line))
+
+
+def judge(parent: Model, out: Path, tokens: TokenSet, run: Run) -> Scores:
+    """The parent with the weights that a peer's saved result gives back, compared with it on the same tokens."""
+    return compare(parent, parent.with_changes(load_file(out / "dequantized.safetensors")), tokens, run)
+
+
+def difference(ours: Scores, theirs: Scores) -> list[float]:
+    """95 % bootstrap interval over documents of our NLL minus theirs, nats a token."""
+    means = resampled_means((ours.child_nll - theirs.child_nll).mean(1), ours.tokens)
+    return [float(each) for each in np.quantile(means, [0.025, 0.975])]
+
+
+def row(scores: Scores, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a result file says of one peer at one setting."""
+    quality = summarize(scores)
+    return {
+        "perplexity": quality.child_perplexity,
+        "kl": quality.kl,
+        "seconds": min(each["with_load_seconds"] for each in runs),
+        "peak_bytes": min(each["peak_bytes"] for each in runs),
+        "runs": list(runs),
+    }

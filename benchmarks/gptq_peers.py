@@ -11,18 +11,15 @@ SmolLM2's rows of 576, so "g128" is 128 in down_proj and 64 elsewhere.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from bench import calibration_and_test, save
+from bench import calibration_and_test, difference, in_fresh_process, interpreters, judge, row, save
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 
 from featherweight.cli.progress import TerminalProgress
 from featherweight.core.budget import format_bytes
@@ -30,55 +27,20 @@ from featherweight.core.data import TokenSet
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.source import open_model
-from featherweight.measure.quality import Scores, compare, resampled_means, summarize
+from featherweight.measure.quality import Scores
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
 PEERS = ("llmcompressor", "gptqmodel")
 SETTINGS = {"g64": (64, 64), "g128": (64, 128)}
 REPEATS = 1
 MOST_TIME, MOST_MEMORY = 0.7, 0.8
 
 
-def interpreters() -> tuple[dict[str, Path], dict[str, str]]:
-    """The Python of everybody who takes part, and why the others do not."""
-    found, reasons = {"featherweight": Path(sys.executable)}, {}
-    for peer in PEERS:
-        folder = ROOT / f".venv-{peer}"
-        python = folder / "bin" / "python"
-        if not (folder / ".ready").exists():
-            wanted = str(HERE / "peers" / f"{peer}.txt")
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-            done = subprocess.run(
-                [str(python), "-m", "pip", "install", "-q", "-r", wanted], capture_output=True, text=True
-            )
-            if done.returncode:
-                reasons[peer] = done.stderr.strip().splitlines()[-1]
-                continue
-            (folder / ".ready").touch()
-        found[peer] = python
-    return found, reasons
-
-
 def quantize(
     peer: str, python: Path, parent: Model, tokens: Path, out: Path, groups: tuple[int, int]
 ) -> dict[str, Any]:
     """One run in a fresh process; the figures that it prints last."""
-    command = [
-        str(python), str(HERE / "peers" / f"run_{peer}.py"), str(parent.folder), str(tokens), str(out),
-        "--group", str(groups[0]), "--down-group", str(groups[1]),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent, check=False)
-    if done.returncode:
-        raise SystemExit(f"{peer} failed:\n{done.stderr[-3000:]}")
-    [line] = [line for line in done.stdout.splitlines() if line.startswith('{"peer"')]  # peers print as well
-    return dict(json.loads(line))
-
-
-def difference(ours: Scores, theirs: Scores) -> list[float]:
-    """95 % bootstrap interval over documents of our NLL minus theirs, nats a token."""
-    means = resampled_means((ours.child_nll - theirs.child_nll).mean(1), ours.tokens)
-    return [float(each) for each in np.quantile(means, [0.025, 0.975])]
+    arguments = [str(parent.folder), str(tokens), str(out), "--group", str(groups[0]), "--down-group", str(groups[1])]
+    return in_fresh_process(peer, python, f"run_{peer}.py", out, arguments)
 
 
 def compete(
@@ -91,32 +53,13 @@ def compete(
             out = folder / f"{setting}-{peer}-{repeat}"
             runs[peer].append(quantize(peer, python, parent, tokens, out, SETTINGS[setting]))
             print(setting, peer, runs[peer][-1], file=sys.stderr, flush=True)
-    run = Run()
-    scores = {
-        peer: compare(
-            parent,
-            parent.with_changes(load_file(folder / f"{setting}-{peer}-0" / "dequantized.safetensors")),
-            judged,
-            run,
-        )
-        for peer in takers
-    }
+    run = Run()  # keeps what the parent computes
+    scores = {peer: judge(parent, folder / f"{setting}-{peer}-0", judged, run) for peer in takers}
     rows = {peer: row(scores[peer], runs[peer]) for peer in takers}
-    return {"setting": setting, "rows": rows, **judge(rows, scores)}
+    return {"setting": setting, "rows": rows, **verdict(rows, scores)}
 
 
-def row(scores: Scores, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    quality = summarize(scores)
-    return {
-        "perplexity": quality.child_perplexity,
-        "kl": quality.kl,
-        "seconds": min(each["with_load_seconds"] for each in runs),
-        "peak_bytes": min(each["peak_bytes"] for each in runs),
-        "runs": runs,
-    }
-
-
-def judge(rows: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Scores]) -> dict[str, Any]:
+def verdict(rows: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Scores]) -> dict[str, Any]:
     rivals = [peer for peer in rows if peer != "featherweight"]
     if not rivals:
         return {"passed": None}
@@ -135,7 +78,7 @@ def judge(rows: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Scores]) -
 
 
 def main() -> int:
-    takers, reasons = interpreters()
+    takers, reasons = interpreters(PEERS)
     parent = open_model("smollm2-135m")
     tuned, judged = calibration_and_test(parent, 36, 40, 256, TerminalProgress())
     with TemporaryDirectory() as name:

@@ -20,7 +20,7 @@ LIBRARIES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "gp
 
 @dataclass(frozen=True)
 class Job:
-    """One quantization to be done.
+    """One quantization, or one pruning, to be done.
 
     Attributes:
         model: Hugging Face folder in float32.
@@ -29,6 +29,8 @@ class Job:
         group: columns that share a scale, except in `down_proj`.
         down_group: the same for `down_proj`, whose rows are longer.
         batch: rows of tokens at a time, for peers that let their user choose.
+        method: of pruning: "sparsegpt" or "wanda".
+        pattern: of pruning: "unstructured", which is half of the weights, or "2:4".
     """
 
     model: Path
@@ -40,6 +42,8 @@ class Job:
     damping: float
     threads: int
     batch: int
+    method: str
+    pattern: str
 
     @property
     def saved(self) -> Path:
@@ -63,12 +67,14 @@ def arguments(description: str | None) -> Job:
     parser.add_argument("--damping", type=float, default=0.01)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--method", choices=["sparsegpt", "wanda"], default="sparsegpt")
+    parser.add_argument("--pattern", choices=["unstructured", "2:4"], default="unstructured")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     down = given.down_group or given.group
     return Job(
         given.model, given.calibration, given.out, given.group, down,
-        not given.asymmetric, given.damping, given.threads, given.batch,
+        not given.asymmetric, given.damping, given.threads, given.batch, given.method, given.pattern,
     )  # fmt: skip
 
 
@@ -86,8 +92,8 @@ def report(job: Job, name: str, moments: Sequence[float], peak: int) -> None:
     Args:
         job: what was done.
         name: of the peer.
-        moments: clock at the start, after imports, after loading, after quantizing, after saving.
-        peak: peak bytes when quantization ended.
+        moments: clock at the start, after imports, after loading, after the work, after saving.
+        peak: peak bytes when the work ended.
     """
     started, imported, loaded, done, saved = moments
     figures = {

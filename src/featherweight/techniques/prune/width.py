@@ -16,19 +16,18 @@ an ordinary, narrower model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from featherweight.core.architecture import Architecture, Reads
+from featherweight.core.architecture import Reads
 from featherweight.core.checkpoint import values
-from featherweight.core.errors import RecipeError
 from featherweight.core.inputs import InputMoments, set_weight, weight_of
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.parts import Part, channel_count, group_count, parts, share_or_count
 from featherweight.core.run import Rewrite, Run
-from featherweight.core.slicing import Keep, allowed_groups, slice_model
+from featherweight.core.slicing import Keep, slice_model
 from featherweight.core.sparsity import like, lowest
 from featherweight.core.stream import stream
 from featherweight.core.technique import Kind, Need, Paper, Technique, technique
@@ -64,78 +63,32 @@ class Width(Technique):
         description="rows of tokens at a time, in less memory; then a block's linears see the unpruned block",
     )
 
-    @field_validator("groups")
-    @classmethod
-    def _share_or_count(cls, value: float) -> float:
-        if isinstance(value, float) and value > 1:
-            raise ValueError("must be a share up to 1.0, or a whole number of groups such as 2")
-        return value
+    _share_or_count = field_validator("groups")(share_or_count)
 
     def apply(self, model: Model, run: Run) -> Model:
-        counts = {"ffn": self._channels(model.architecture.size("ffn")), "query": self._groups(model, run)}
-        parts = [part for part in _parts(model.architecture) if counts[part.axis] < part.count]
-        if not parts:
+        counts = {
+            "ffn": channel_count(model.architecture, self.ffn, self.multiple),
+            "query": group_count(model, self.groups, "width.groups", run.progress.say),
+        }
+        pruned = [part for part in parts(model.architecture) if counts[part.axis] < part.count]
+        if not pruned:
             return model
-        pruning = _Pruning(self, model, run, {part.read: (part, counts[part.axis]) for part in parts})
+        pruning = _Pruning(self, model, run, {part.read: (part, counts[part.axis]) for part in pruned})
         tokens = run.tokens(self.name)
-        visitor = InputMoments([part.read for part in parts], pruning.act, twice=self.rows is not None)
+        visitor = InputMoments([part.read for part in pruned], pruning.act, twice=self.rows is not None)
         with run.progress.track("pruning channels and groups", model.architecture.blocks) as advance:
             stream(model, tokens.ids, visitor, self.rows, run.device, advance)
         return pruning.finish()
-
-    def _channels(self, total: int) -> int:
-        if self.ffn == 1:
-            return total
-        return min(max(round(total * self.ffn / self.multiple), 1) * self.multiple, total)
-
-    def _groups(self, model: Model, run: Run) -> int:
-        total = model.architecture.kv_heads
-        if self.groups == (1.0 if isinstance(self.groups, float) else total):
-            return total
-        allowed = allowed_groups(model)
-        if isinstance(self.groups, int):
-            if self.groups not in allowed:
-                raise RecipeError(
-                    f"width.groups = {self.groups}", f"of {total} groups this architecture can keep {allowed}",
-                    "use one of these",
-                )  # fmt: skip
-            return self.groups
-        wanted = max(round(total * self.groups), 1)
-        count = min(each for each in allowed if each >= wanted)
-        if count != wanted:
-            run.progress.say(f"keeps {count} groups instead of {wanted}: this architecture can keep {allowed}")
-        return count
 
     @classmethod
     def neutral(cls) -> Width:
         return cls(ffn=1.0, groups=1.0)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What is dropped as one: `width` neighbouring input columns of the linear of `read`, `count` times."""
-
-    read: Reads
-    axis: str
-    width: int
-    count: int
-
-
-def _parts(architecture: Architecture) -> list[_Part]:
-    """The readers of FFN channels and of attention outputs."""
-    widths = {"ffn": 1, "query": architecture.heads_a_group * architecture.head_dim}
-    found = []
-    for read in architecture.reads:
-        axis = architecture.linear_axes[read.linears[0]][1]
-        if axis in widths:
-            found.append(_Part(read, axis, widths[axis], architecture.size(axis) // widths[axis]))
-    return found
-
-
 class _Pruning:
     """Chooses what every block keeps while the model runs, then slices it."""
 
-    def __init__(self, settings: Width, model: Model, run: Run, counts: Mapping[Reads, tuple[_Part, int]]) -> None:
+    def __init__(self, settings: Width, model: Model, run: Run, counts: Mapping[Reads, tuple[Part, int]]) -> None:
         self.settings, self.model, self.run, self.counts = settings, model, run, counts
         self.result = Rewrite(model, run)
         # Any choice of these sizes, so that what cannot be sliced is refused before the long part.
@@ -160,7 +113,7 @@ class _Pruning:
             self.result[name], reader = stored, values(stored)
         set_weight(block, module, torch.zeros_like(weight).masked_scatter_(columns, reader))
 
-    def _scores(self, weight: torch.Tensor, moment: torch.Tensor, part: _Part, name: str) -> torch.Tensor:
+    def _scores(self, weight: torch.Tensor, moment: torch.Tensor, part: Part, name: str) -> torch.Tensor:
         if self.settings.score == "random":
             return self.run.uniform(name, (part.count,))
         scores = contributions(weight, moment, part.width)
