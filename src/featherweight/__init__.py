@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from featherweight.core.technique import technique as technique
     from featherweight.verbs.apply import apply as apply
     from featherweight.verbs.fit import fit as fit
+    from featherweight.verbs.graft import graft as graft
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "apply": "verbs.apply",
-    "fit": "verbs.fit", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
-    "technique": "core.technique", "verify": "verbs.verify",
+    "fit": "verbs.fit", "graft": "verbs.graft", "open_model": "core.source", "plan": "verbs.plan",
+    "report": "verbs.report", "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "apply", "fit", "open_model", "plan", "report", "technique", "verify",
+    "Budget", "Recipe", "Settings", "apply", "fit", "graft", "open_model", "plan", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -89,6 +89,10 @@ class Technique(BaseModel):
         """First line of the docstring."""
         return (cls.__doc__ or "").strip().splitlines()[0]
 
+    def files(self) -> dict[str, str]:
+        """SHA-256 of each file that a field names, by field: a step is done again when one has changed."""
+        return {}
+
     def fields(self) -> dict[str, Any]:
         """All hyper-parameters as plain JSON values."""
         return self.model_dump(mode="json")
