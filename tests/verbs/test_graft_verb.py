@@ -22,10 +22,9 @@ from featherweight.verbs.graft import GraftResult
 
 BLOCKS = 4
 QUICK = {"layers": (1, 2), "hidden": (8,), "steps": 60, "learning_rate": 1e-2, "length": 24}
-TEXTS = Labelled(
-    [f"{index} + {3 * index} = {4 * index}" for index in range(25)] + [f"a word, {'ab' * index}" for index in range(25)],
-    ("numbers",) * 25 + ("words",) * 25,
-)  # fmt: skip
+NUMBERS = [f"{index} + {3 * index} = {4 * index}" for index in range(25)]
+WORDS = [f"a word, {'ab' * index}" for index in range(25)]
+TEXTS = Labelled(NUMBERS + WORDS, ("numbers",) * 25 + ("words",) * 25)
 SHAPE: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": BLOCKS, "num_attention_heads": 4,
 }  # fmt: skip
@@ -247,3 +246,18 @@ def test_layers_by_number_in_a_network_are_refused() -> None:
 def test_importing_the_package_of_models_is_enough() -> None:
     assert featherweight.models.__doc__
     assert transformers.AutoConfig.for_model("featherweight_graft").model_type == "featherweight_graft"
+
+
+def test_the_command_prints_a_table_and_nothing_else(command: Any, models_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    rows = zip(TEXTS.texts, TEXTS.labels, strict=True)
+    path.write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in rows), "utf-8")
+    folder = tiny_model(models_folder, num_hidden_layers=BLOCKS)
+    ended = command(
+        "graft", folder, "--data", path, "--out", tmp_path / "out", "--layers", "1,2", "--steps", 40, "--trim-vocabulary",
+        "--quiet",
+    )  # fmt: skip
+    assert (ended.status, ended.err) == (0, "")
+    first = [line.split()[0] for line in ended.out.splitlines()]
+    assert first == ["classifier", "graft", "trimmed", "truncated", "full", "10", "model"]
+    assert transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.layers == [1, 2]

@@ -26,7 +26,7 @@ def wilson_interval(hits: float, count: int) -> tuple[float, float]:
     z, rate = 1.959964, hits / count
     middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
     reach = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return max(middle - reach, 0.0), min(middle + reach, 1.0)
+    return max(min(middle - reach, rate), 0.0), min(max(middle + reach, rate), 1.0)
 
 
 def reinmax(logits: torch.Tensor, generator: torch.Generator, temperature: float = 1.0) -> torch.Tensor:

@@ -7,7 +7,7 @@ trunk of all of them has it: its hidden states are the donor's either way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from featherweight.core.errors import UnsupportedArchitecture
@@ -53,9 +53,13 @@ def cut_trunk(base: Any, blocks: int, example: Mapping[str, torch.Tensor]) -> tu
     """
     name, count = block_list(base)
     after = [] if blocks == count else _after(base, f"{name}.{blocks - 1}", example)
-    absent = [each for each in after if not each.startswith(f"{name}.")]
-    description = {"kind": "transformers", "config": cut_config(base.config, blocks), "absent": absent}
-    trunk = build_trunk(description)
+    absent = {each for each in after if not each.startswith(f"{name}.")}
+    config = cut_config(base.config, blocks)
+    trunk = build_trunk({"config": config, "absent": []})
+    # The class makes what the donor was made without, such as a pooler.
+    absent |= {each for each, _ in trunk.named_children() if getattr(base, each, None) is None}
+    _take_away(trunk, absent)
+    description = {"kind": "transformers", "config": config, "absent": sorted(absent)}
     kept = set(trunk.state_dict())
     trunk.load_state_dict({key: value.float() for key, value in base.state_dict().items() if key in kept})
     return trunk.eval().requires_grad_(False), description
@@ -86,7 +90,11 @@ def build_trunk(description: Mapping[str, Any]) -> Any:
     """A transformers trunk with fresh weights."""
     config = transformers.AutoConfig.for_model(**description["config"])
     trunk = transformers.AutoModel.from_config(config, dtype=torch.float32)
-    for name in description["absent"]:
+    _take_away(trunk, description["absent"])
+    return trunk
+
+
+def _take_away(trunk: Any, names: Iterable[str]) -> None:
+    for name in names:
         owner, _, leaf = name.rpartition(".")
         setattr(trunk.get_submodule(owner), leaf, torch.nn.Identity())
-    return trunk

@@ -10,8 +10,9 @@ donor (its last layer). What is saved is loaded again and must compute the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class Variant:
         layers: where its features come from.
         accuracy: share of the test rows whose class it finds, with its 95 % Wilson interval.
         parameters: weights that it needs.
-        bytes: of its safetensors file in float32.
+        bytes: of its safetensors file in float32; of the saved one as it is on disk, of the others as computed.
     """
 
     name: str
@@ -145,9 +146,7 @@ def graft(
         model, tuple(variants), opened.parameters(), {name: len(rows) for name, rows in parts.items()},
         float(targets.bincount().max()) / len(targets), scion.probes, None if out is None else Path(out),
     )  # fmt: skip
-    if out is not None:
-        _save(result, opened, labelled, settings, seed, parts)
-    return result
+    return result if out is None else _saved(result, opened, labelled, settings, seed, parts)
 
 
 def _opened(donor: Any, tokenizer: Any, trust: bool, cache: Path | None, device: str) -> Donor:
@@ -212,28 +211,48 @@ def _trimmed(
     return model, _variant("trimmed", model, scion.layers, correct)
 
 
-def _save(
+def _saved(
     result: GraftResult, donor: Donor, data: Labelled, settings: Graft, seed: int, parts: Mapping[str, Sequence[int]]
-) -> None:
-    """Writes the folder whole or not at all, and loads it again as part of it."""
+) -> GraftResult:
+    """Writes the folder whole or not at all, loads it again as part of it, and takes the bytes from the file."""
     assert result.folder is not None
     inputs = {name: each[list(parts["test"])[:8]] for name, each in donor.inputs(data, settings.length).items()}
-    with whole_folder(result.folder) as draft:
+    with whole_folder(result.folder) as draft, _no_bars():
         result.model.save_pretrained(draft)
         donor.write_companions(draft)
+        (draft / SINGLE).chmod(0o644)
+        _check_reload(result, draft, inputs)
+        saved = "trimmed" if any(each.name == "trimmed" for each in result.variants) else "graft"
+        nbytes = (draft / SINGLE).stat().st_size
+        variants = tuple(replace(each, bytes=nbytes) if each.name == saved else each for each in result.variants)
         facts = {
-            "variants": [asdict(each) for each in result.variants], "donor_parameters": result.donor_parameters,
-            "rows": dict(result.rows), "largest_class": result.largest, "probes": result.probes, "seed": seed,
-            "fields": settings.fields(), "versions": versions(),
+            "saved": saved, "variants": [asdict(each) for each in variants],
+            "donor_parameters": result.donor_parameters, "rows": dict(result.rows), "largest_class": result.largest,
+            "probes": result.probes, "seed": seed, "fields": settings.fields(), "versions": versions(),
         }  # fmt: skip
         (draft / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        (draft / SINGLE).chmod(0o644)
-        with torch.no_grad():
-            difference = (
-                type(result.model).from_pretrained(draft)(**inputs).logits - result.model(**inputs).logits
-            ).abs()
-        if not float(difference.max()) <= _RELOADED:
-            raise OutputError(
-                str(result.folder), f"computes logits that differ by {float(difference.max()):.3g} when loaded again",
-                "report this: nothing was kept",
-            )  # fmt: skip
+    return replace(result, variants=variants)
+
+
+def _check_reload(result: GraftResult, draft: Path, inputs: Mapping[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        again = type(result.model).from_pretrained(draft)
+        difference = float((again(**inputs).logits - result.model(**inputs).logits).abs().max())
+    if not difference <= _RELOADED:
+        raise OutputError(
+            str(result.folder), f"computes logits that differ by {difference:.3g} when loaded again",
+            "report this: nothing was kept",
+        )  # fmt: skip
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars of transformers, which know nothing of `--quiet`."""
+    logging = transformers.utils.logging
+    were = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were:
+            logging.enable_progress_bar()
