@@ -253,10 +253,8 @@ def test_the_command_prints_a_table_and_nothing_else(command: Any, models_folder
     rows = zip(TEXTS.texts, TEXTS.labels, strict=True)
     path.write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in rows), "utf-8")
     folder = tiny_model(models_folder, num_hidden_layers=BLOCKS)
-    ended = command(
-        "graft", folder, "--data", path, "--out", tmp_path / "out", "--layers", "1,2", "--steps", 40, "--trim-vocabulary",
-        "--quiet",
-    )  # fmt: skip
+    options = ("--layers", "1,2", "--steps", 40, "--trim-vocabulary", "--quiet")
+    ended = command("graft", folder, "--data", path, "--out", tmp_path / "out", *options)
     assert (ended.status, ended.err) == (0, "")
     first = [line.split()[0] for line in ended.out.splitlines()]
     assert first == ["classifier", "graft", "trimmed", "truncated", "full", "10", "model"]

@@ -1,8 +1,8 @@
 """Knowledge grafting: the donor's first blocks, pooled features of a few of them, a small classifier; the rest goes.
 
 z = concat over the layers S of pool(h_l(x)), y = MLP(z), and only blocks 1 to k = max S stay. Which layers: greedy
-forward selection by the accuracy of linear probes on a validation part of the labelled data (our addition; the paper
-does not say how it chooses). The trunk is frozen unless steps for it are asked for. S = {k} is plain truncated
+forward selection by the accuracy of linear probes (softmax regression on standardised features) on a validation part of
+the labelled data: our addition, the paper does not say how it chooses. The trunk is frozen unless steps for it are asked for. S = {k} is plain truncated
 transfer, S = {all blocks} a probe on the whole donor: both are the controls. arXiv 2507.19261.
 
 As a step of a recipe the result is an ordinary causal language model of k blocks that carries the head as extra
@@ -15,8 +15,8 @@ may be most of what is left: the verb can trim it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -30,7 +30,6 @@ from featherweight.core.run import Run
 from featherweight.core.selection import forward_selection
 from featherweight.core.slicing import Keep, slice_model
 from featherweight.core.technique import Kind, Need, Paper, Technique, technique
-from featherweight.measure.probe import kernel_of, probe_accuracy
 from featherweight.train.head import Fitting, train_head, train_rows
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Graft(Technique):
     most: int = Field(3, ge=1, description="how many layers are chosen at most")
     deepest: float = Field(0.5, gt=0, le=1, description="share of the donor's layers among which is chosen")
     candidates: int = Field(8, ge=1, description="how many layers are tried, evenly spaced up to the deepest")
-    ridge: float = Field(0.1, gt=0, description="ridge of the linear probes, in units of a row's mean square")
+    probe_steps: int = Field(200, ge=1, description="updates of each linear probe")
     pool: Literal["mean", "last", "first"] = Field(
         "mean", description="position whose features are used, or their mean"
     )
@@ -138,7 +137,7 @@ def grow(donor: Donor, data: Labelled, settings: Graft, run: Run, known: Feature
     inputs = donor.inputs(data, settings.length)
     candidates = candidate_layers(donor, settings)
     features = known if known is not None else donor_features(donor, inputs, candidates, settings, run)
-    probes = () if settings.layers else _probes(features, candidates, data.targets, parts, settings)
+    probes = () if settings.layers else _probes(features, candidates, data, parts, settings, run)
     chosen = {layer for layer, _ in probes} or set(candidates)
     layers = tuple(layer for layer in candidates if layer in chosen)
     joined = torch.cat([features[layer] for layer in layers], 1)
@@ -168,17 +167,28 @@ def donor_features(donor: Donor, inputs: Inputs, layers: Sequence[Layer], settin
 
 
 def _probes(
-    features: Features, candidates: Sequence[Layer], targets: torch.Tensor, parts: dict[str, list[int]], settings: Graft
+    features: Features,
+    candidates: Sequence[Layer],
+    data: Labelled,
+    parts: Mapping[str, Sequence[int]],
+    settings: Graft,
+    run: Run,
 ) -> tuple[tuple[Layer, float], ...]:
-    """The layers that help linear probes most, with the accuracy of the probe of all up to each."""
+    """The layers that help linear probes most, with the validation accuracy of the probe of all up to each."""
+    from featherweight.models.grafted import dense_layers
+
     training, validation = parts["training"], parts["validation"]
-    kernels = {layer: kernel_of(features[layer][training], features[layer][validation]) for layer in candidates}
+    fitting = replace(settings.fitting(), steps=settings.probe_steps)
 
     def score(layers: Sequence[Layer]) -> float:
-        chosen = [kernels[layer] for layer in layers]
-        return probe_accuracy(chosen, targets[training], targets[validation], settings.ridge)
+        joined = torch.cat([features[layer] for layer in layers], 1)
+        generator = run.generator(f"{Graft.name} probe")
+        probe = dense_layers([joined.shape[1], len(data.classes)], generator)
+        train_head(probe, joined[training], data.targets[training], fitting, generator)
+        return float((probe(joined[validation]).argmax(1) == data.targets[validation]).double().mean())
 
-    return tuple(forward_selection(candidates, score, settings.most))
+    with run.progress.track("probing layers", 1):
+        return tuple(forward_selection(candidates, score, settings.most))
 
 
 def _assembled(
