@@ -2,8 +2,9 @@
 
 z = concat over the layers S of pool(h_l(x)), y = MLP(z), and only blocks 1 to k = max S stay. Which layers: greedy
 forward selection by the accuracy of linear probes (softmax regression on standardised features) on a validation part of
-the labelled data: our addition, the paper does not say how it chooses. The trunk is frozen unless steps for it are asked for. S = {k} is plain truncated
-transfer, S = {all blocks} a probe on the whole donor: both are the controls. arXiv 2507.19261.
+the labelled data: our addition, the paper does not say how it chooses. The trunk is frozen unless steps for it are
+asked for. S = {k} is plain truncated transfer, S = {all blocks} a probe on the whole donor: both are the controls.
+arXiv 2507.19261.
 
 As a step of a recipe the result is an ordinary causal language model of k blocks that carries the head as extra
 tensors (`featherweight.models.grafted.task_model` puts them together), so that quantizers can go on from it; as a
