@@ -259,3 +259,19 @@ def test_the_command_prints_a_table_and_nothing_else(command: Any, models_folder
     first = [line.split()[0] for line in ended.out.splitlines()]
     assert first == ["classifier", "graft", "trimmed", "truncated", "full", "10", "model"]
     assert transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.layers == [1, 2]
+
+
+def test_networks_of_torchvision() -> None:
+    models = pytest.importorskip("torchvision.models")
+    fields = {"layers": ("features.11", "features.13", "features.15"), "steps": 1}
+    result = fw.graft(models.vgg16(num_classes=9), nine_classes(), fields=fields, controls=False)
+    assert result.variants[0].parameters == 1_934_665
+    result = fw.graft(models.resnet18(), images(size=32), fields={"layers": ("layer1", "layer2"), "steps": 1})
+    assert [each.layers for each in result.variants] == [("layer1", "layer2"), ("layer2",), ("avgpool",)]
+
+
+def test_networks_of_timm() -> None:
+    timm = pytest.importorskip("timm")
+    donor = timm.create_model("resnet18", pretrained=False)
+    result = fw.graft(donor, images(size=32), fields={"layers": ("layer1", "layer2"), "steps": 1}, controls=False)
+    assert result.variants[0].parameters < result.donor_parameters / 10
