@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from featherweight.verbs.audit_component import audit_component as audit_component
     from featherweight.verbs.distill_component import distill_component as distill_component
     from featherweight.verbs.fit import fit as fit
+    from featherweight.verbs.graft import graft as graft
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "apply": "verbs.apply",
     "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit",
-    "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "technique": "core.technique",
-    "verify": "verbs.verify",
+    "graft": "verbs.graft", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
+    "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "apply", "audit_component", "distill_component", "fit", "open_model", "plan",
-    "report", "technique", "verify",
+    "Budget", "Recipe", "Settings", "apply", "audit_component", "distill_component", "fit", "graft", "open_model",
+    "plan", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

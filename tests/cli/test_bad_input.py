@@ -136,3 +136,48 @@ class TestRun:
         assert done.stderr.startswith("featherweight: nowhere: does not exist")
         assert "Traceback" not in done.stderr
         assert list(tmp_path.iterdir()) == []
+
+
+class TestGraft:
+    @pytest.fixture
+    def labels(self, tmp_path: Path) -> Path:
+        path = tmp_path / "labels.jsonl"
+        path.write_text("\n".join(f'{{"text": "text {i}", "label": "{i % 2}"}}' for i in range(40)))
+        return path
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (("--layers", "1,9"), "layer 9: is none of the donor's; use some of 1, 2"),
+            (("--layers", "1,x"), "--layers '1,x': is no list of numbers; write for example 4,8,12."),
+            (("--layers", ""), "graft.layers: are none; name some, or leave them to be chosen."),
+            (("--pool", "median"), "graft.pool = 'median': input should be 'mean', 'last' or 'first'"),
+            (("--deepest", "2"), "graft.deepest = 2.0: input should be less than or equal to 1"),
+            (("--device", "abacus"), "--device 'abacus': is no device of this machine"),
+        ],
+    )
+    def test_option(
+        self, refused: Refused, tiny: Path, labels: Path, tmp_path: Path, options: tuple[str, str], says: str
+    ) -> None:
+        said = refused("graft", tiny, "--data", labels, "--out", tmp_path / "out", "--quiet", *options)
+        assert says in said
+
+    @pytest.mark.parametrize(
+        ("lines", "says"),
+        [
+            ("", "is empty; give lines such as"),
+            ('{"text": "a"}', "line 1: has no 'label'"),
+            ("\n".join(f'{{"text": "{i}", "label": "a"}}' for i in range(20)), "has one class only, 'a'; give inputs"),
+        ],
+    )
+    def test_labels(self, refused: Refused, tiny: Path, tmp_path: Path, lines: str, says: str) -> None:
+        path = tmp_path / "labels.jsonl"
+        path.write_text(lines)
+        assert says in refused("graft", tiny, "--data", path, "--out", tmp_path / "out", "--quiet")
+
+    def test_folder_exists(self, refused: Refused, tiny: Path, labels: Path, tmp_path: Path) -> None:
+        assert f"{tmp_path}: exists already" in refused("graft", tiny, "--data", labels, "--out", tmp_path)
+
+    def test_no_donor(self, refused: Refused, labels: Path, tmp_path: Path) -> None:
+        said = refused("graft", tmp_path / "nowhere", "--data", labels, "--out", tmp_path / "out")
+        assert "nowhere: does not exist; give a model folder" in said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from featherweight.cli import apply, audit_component, distill_component, fit, list_, plan, report, show, verify
+from featherweight.cli import apply, audit_component, distill_component, fit, graft, list_, plan, report, show, verify
 
 app = typer.Typer(
     name="featherweight",
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("fit")(fit.fit)
 app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
+app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)

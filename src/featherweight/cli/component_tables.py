@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from featherweight.cli.tables import _table, percent
+from featherweight.cli.tables import new_table, percent
 
 if TYPE_CHECKING:
     from featherweight.measure.token_cosine import TokenCosine
@@ -25,7 +25,7 @@ def print_audit(audit: Audit) -> None:
         f"95 % within {found.most_use}, longest {found.longest}",
         highlight=False,
     )
-    contexts = _table("context", "density", "padding", "prompts cut", "tokens lost")
+    contexts = new_table("context", "density", "padding", "prompts cut", "tokens lost")
     for use in found.contexts:
         contexts.add_row(
             str(use.context), f"{use.density:.3f}", percent(use.padding), percent(use.truncated), f"{use.lost:.2%}"
@@ -37,7 +37,7 @@ def print_audit(audit: Audit) -> None:
 
 
 def _print_rest(console: Console, found: Workload) -> None:
-    table = _table("measured", "", "")
+    table = new_table("measured", "", "")
     used = found.vocabulary
     table.add_row("ids in use", f"{used.used} of {used.size}", percent(used.share))
     table.add_row("tokens that occur once", "", f"{used.unseen:.2%}")
@@ -67,7 +67,7 @@ def print_distilled(result: ComponentResult) -> None:
         f"context {result.context}, which cuts {result.truncated:.1%} of the log",
         highlight=False,
     )
-    table = _table("held out", "prompts", "cosine", "95 % interval", "centred", "worst 5 %")
+    table = new_table("held out", "prompts", "cosine", "95 % interval", "centred", "worst 5 %")
     _add(table, "words trained on", result.seen)
     _add(table, "with a new word", result.unseen)
     console.print(table)

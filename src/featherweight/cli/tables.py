@@ -12,6 +12,7 @@ from rich.table import Table
 from featherweight.core.budget import format_bytes
 
 if TYPE_CHECKING:
+    from featherweight.verbs.graft import GraftResult
     from featherweight.verbs.plan import Outlook
     from featherweight.verbs.verify import Verification
 
@@ -88,7 +89,7 @@ def _print_numbers(console: Console, facts: Mapping[str, Any]) -> None:
 
 def _print_healing(console: Console, healing: Mapping[str, Any], chosen: str) -> None:
     """The best candidate without and with healing, at the same bytes."""
-    table = _table("healing, on held-out text", "file", "quality", "95 % interval", "KL to parent", "")
+    table = new_table("healing, on held-out text", "file", "quality", "95 % interval", "KL to parent", "")
     for name in ("plain", "healed"):
         trial, quality = healing[name], healing["held-out"][name]
         table.add_row(
@@ -165,3 +166,24 @@ def print_verification(result: Verification) -> None:
     for check in result.checks:
         console.print(f"{check.name}: {check.reason}", highlight=False)
     console.print(f"[bold]{result.verdict}[/bold]")
+
+
+def print_graft(result: GraftResult) -> None:
+    """A graft beside its controls."""
+    console = Console()
+    table = new_table("classifier", "layers", "accuracy (95 %)", "weights", "of donor", "file")
+    for each in result.variants:
+        share = each.parameters / result.donor_parameters
+        table.add_row(
+            each.name, ", ".join(map(str, each.layers)), percent(each.accuracy, each.interval),
+            f"{each.parameters:,}", f"{share:.1%}", format_bytes(each.bytes),
+        )  # fmt: skip
+    console.print(table)
+    rows = result.rows
+    console.print(
+        f"{rows['test']} test rows, {rows['training']} to train on, {rows['validation']} to choose layers on; "
+        f"the largest class is {result.largest:.1%} of the test rows",
+        highlight=False,
+    )
+    if result.folder is not None:
+        console.print(f"model   {result.folder}", highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.architecture import EMBEDDING, HEAD, Architecture, describe, require_known
-from featherweight.core.checkpoint import Entry, Stored, entry_of, values, write_tensors
+from featherweight.core.checkpoint import Entry, Stored, entry_of, read_entries, values, write_tensors
 from featherweight.core.errors import CheckpointError
 from featherweight.core.lazy import torch, transformers
 from featherweight.core.whole import whole_folder
@@ -25,6 +25,7 @@ COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "tokenizer.gguf",
 )  # fmt: skip
+EXTRA = "extra"  # a folder of its own: other tools read every safetensors file beside config.json
 _IDENTITY = ("tokenizer.json", "tokenizer.model", "chat_template.jinja")
 _VOLATILE = {"transformers_version", "dtype", "torch_dtype", "quantization_config"}
 
@@ -39,6 +40,7 @@ class Model:
         folder: where the tokenizer and its companions lie.
         lineage: hashes of the receipts that led here, oldest first.
         planned: formats that a quantizer should use, by parameter name (set by `mixed-precision`).
+        extra: tensors that belong to no parameter of the model's class, such as a task's head.
     """
 
     config: Mapping[str, Any]
@@ -46,6 +48,7 @@ class Model:
     folder: Path
     lineage: tuple[str, ...] = ()
     planned: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -73,12 +76,12 @@ class Model:
     @property
     def nbytes(self) -> int:
         """Stored bytes of all tensors."""
-        return sum(entry.nbytes for entry in self.entries.values())
+        return sum(entry.nbytes for entry in (*self.entries.values(), *self.extra.values()))
 
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return sum(int(torch.Size(entry.shape).numel()) for entry in self.entries.values())
+        return sum(torch.Size(entry.shape).numel() for entry in (*self.entries.values(), *self.extra.values()))
 
     def bf16_bytes(self) -> int:
         """Bytes of all tensors if each were stored in bf16."""
@@ -101,7 +104,12 @@ class Model:
             folder=self.folder,
             lineage=self.lineage,
             planned=dict(self.planned if planned is None else planned),
+            extra=self.extra,
         )
+
+    def with_extra(self, tensors: Mapping[str, torch.Tensor]) -> Model:
+        """The same model with other extra tensors."""
+        return dataclasses.replace(self, extra={name: entry_of(tensor) for name, tensor in tensors.items()})
 
     def with_receipt(self, digest: str) -> Model:
         """The same model, one receipt further."""
@@ -116,6 +124,8 @@ class Model:
         hashed = hashlib.sha256()
         for name in sorted(self.entries):
             hashed.update(f"{name}={self._digest(name)}\n".encode())
+        for name in sorted(self.extra):
+            hashed.update(f"{EXTRA}/{name}={self.extra[name].digest}\n".encode())
         config = {key: value for key, value in self.config.items() if key not in _VOLATILE and key[:1] != "_"}
         hashed.update(json.dumps(config, sort_keys=True).encode())
         hashed.update(self.tokenizer_digest.encode())
@@ -173,8 +183,21 @@ class Model:
     def write(self, folder: Path) -> None:
         """Writes tensors, configuration and companions into an existing folder."""
         write_tensors(folder, self.entries)
+        write_extra(folder, self.extra)
         (folder / "config.json").write_text(json.dumps(dict(self.config), indent=2) + "\n", encoding="utf-8")
         copy_companions(self.folder, folder)
+
+
+def write_extra(folder: Path, extra: Mapping[str, Entry]) -> None:
+    """Writes extra tensors, where there are any, into a folder of their own in a model folder."""
+    if extra:
+        (folder / EXTRA).mkdir()
+        write_tensors(folder / EXTRA, extra)
+
+
+def read_extra(folder: Path) -> dict[str, Entry]:
+    """The extra tensors of a model folder."""
+    return read_entries(folder / EXTRA) if (folder / EXTRA).is_dir() else {}
 
 
 def copy_companions(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from featherweight.core import embedded
 from featherweight.core.checkpoint import read_config, read_entries
 from featherweight.core.errors import CheckpointError
 from featherweight.core.gguf_file import open_gguf
-from featherweight.core.model import Model
+from featherweight.core.model import Model, read_extra
 from featherweight.core.quantized_folder import join_quantized
 
 
@@ -58,7 +58,7 @@ def open_folder(folder: Path, trust: bool = False) -> Model:
     entries = join_quantized(read_entries(folder, trust), config, folder)
     config.pop("quantization_config", None)  # the entries hold the formats from here on
     kept = {name: entry for name, entry in entries.items() if not _redundant(name, tied)}
-    opened = Model(config, kept, folder)
+    opened = Model(config, kept, folder, extra=read_extra(folder))
     _check_complete(opened)
     return opened
 

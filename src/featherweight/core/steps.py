@@ -16,7 +16,7 @@ from typing import Any
 
 from featherweight.core.checkpoint import read_entries, write_tensors
 from featherweight.core.memory import peak_memory
-from featherweight.core.model import Model
+from featherweight.core.model import Model, read_extra, write_extra
 from featherweight.core.receipt import versions
 from featherweight.core.recipe import Recipe
 from featherweight.core.run import Run, forget_spilled
@@ -109,6 +109,7 @@ def _write(target: Path, before: Model, after: Model, content: Mapping[str, Any]
     }
     with whole_folder(target) as draft:
         write_tensors(draft, changed)
+        write_extra(draft, after.extra)
         (draft / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -116,7 +117,8 @@ def _read(target: Path, before: Model) -> Applied:
     record = json.loads((target / _RECORD).read_text(encoding="utf-8"))
     changed = read_entries(target) if record["changed"] else {}
     kept = {name: entry for name, entry in before.entries.items() if name not in set(record["dropped"])}
-    after = Model(record["config"], {**kept, **changed}, before.folder, before.lineage, record["planned"])
+    entries = {**kept, **changed}
+    after = Model(record["config"], entries, before.folder, before.lineage, record["planned"], read_extra(target))
     return Applied(after, record["content"], record["volatile"], target.name)
 
 

@@ -50,6 +50,13 @@ def stored_format(name: str, entry: Entry, matrices: Matrices = "BF16") -> str:
     return matrices if entry.format == "F32" else entry.format
 
 
+def _require_no_extra(model: Model) -> None:
+    if model.extra:
+        raise FormatError(
+            f"the tensor {next(iter(model.extra))}", "has no place in GGUF files", "export a Hugging Face folder"
+        )
+
+
 def as_stored(model: Model, matrices: Matrices = "BF16") -> Model:
     """The model that the file holds: float32 matrices rounded, norms as they come back from llama.cpp's."""
     changed = {}
@@ -89,6 +96,7 @@ def write_gguf(model: Model, path: Path, matrices: Matrices = "BF16") -> None:
     """
     if path.exists():
         raise OutputError(str(path), "exists already", "choose another file or remove it")
+    _require_no_extra(model)
     with whole_file(path) as draft:
         _write(model, draft, matrices)
 
@@ -157,6 +165,7 @@ def gguf_size(model: Model, formats: Mapping[str, str] | None = None, matrices: 
     Raises:
         FormatError: a format is not one of GGUF, or does not fit its tensor.
     """
+    _require_no_extra(model)
     size = _header_bytes(model)
     for name, entry in model.entries.items():
         if formats and name in formats:

@@ -26,7 +26,7 @@ from featherweight.core.formats.composed import require_single
 from featherweight.core.formats.floats import Float
 from featherweight.core.formats.integer import PackedInteger
 from featherweight.core.lazy import torch
-from featherweight.core.model import Model, copy_companions
+from featherweight.core.model import Model, copy_companions, write_extra
 from featherweight.core.shards import DTYPE_BYTES, shards_bytes, write_shards
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -115,6 +115,7 @@ def write_hugging_face(model: Model, folder: Path, dtype: Dtype = "bfloat16") ->
     if any(entry.format not in FLOATS for entry in stored.entries.values()):
         config["quantization_config"] = quantization_config(stored)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_extra(folder, model.extra)
     copy_companions(model.folder, folder)
     (folder / "tokenizer.gguf").unlink(missing_ok=True)  # of use to llama.cpp only
 
@@ -134,7 +135,8 @@ def hugging_face_size(model: Model, formats: Mapping[str, str] | None = None, dt
     for name, kind in stored_formats(model, formats, dtype).items():
         parts = _parts(kind, model.entries[name].shape)
         shapes.update({_part_name(name, part): facts for part, facts in parts.items()})
-    return shards_bytes(shapes)
+    extra = {name: (entry.format, entry.shape) for name, entry in model.extra.items()}
+    return shards_bytes(shapes) + (shards_bytes(extra) if extra else 0)
 
 
 def _parts(kind: str, shape: tuple[int, ...]) -> Shapes:

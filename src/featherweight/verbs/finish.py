@@ -131,11 +131,13 @@ def measure_file(study: Study, path: Path, budget: Budget) -> dict[str, Any]:
     child = open_model(path, study.run.scratch)  # its tokenizer is unpacked there, not in the user's cache
     scores = compare_once(study.parent, child, study.held_out, study.run)
     domains = {name: each.to_dict() for name, each in by_domain(scores).items()}
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     memory = sum(each.stat().st_size for each in files)
     resident = study.exporter.resident(path, budget.context, budget.threads)
     quality: Quality = summarize(scores)
-    hashed = {"bytes": memory, "sha256": {each.name: _sha256(each) for each in files}, "fingerprint": child.fingerprint}
+    names = {each: each.relative_to(path).as_posix() if path.is_dir() else each.name for each in files}
+    digests = {name: _sha256(each) for each, name in names.items()}
+    hashed = {"bytes": memory, "sha256": digests, "fingerprint": child.fingerprint}
     return {
         "memory": memory,
         "quality": quality.to_dict(),
