@@ -7,6 +7,8 @@ token (NLL). A seed is a sample of calibration text; the evaluation text never c
 - is contradicted when the same is true the other way round,
 - and is undecided otherwise.
 
+With a margin the statement is "A loses at most that much more than B", and all is judged against the margin.
+
 The verdict is `reproduced` when all statements hold, `not reproduced` when none does, `mixed` otherwise. The text is
 what every Python holds (pydoc's topics and the standard library's sources); the model is the embedded SmolLM2-135M.
 """
@@ -41,10 +43,18 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Statement:
-    """`better` loses less than `worse`; both are names of measured variants."""
+    """`better` loses less than `worse`, or at most `margin` more (negative: by that much less); both are names."""
 
     better: str
     worse: str
+    margin: float = 0.0
+
+    def __str__(self) -> str:
+        if self.margin < 0:
+            return f"{self.better} loses less than {self.worse} by more than {-self.margin:g}"
+        if self.margin:
+            return f"{self.better} loses at most {self.margin:g} more than {self.worse}"
+        return f"{self.better} loses less than {self.worse}"
 
 
 @dataclass
@@ -55,10 +65,12 @@ class Experiment:
         name: of the result file.
         claim: what the paper says, in one sentence.
         losses: mean NLL of every evaluation row, by variant, one list a seed.
+        unit: of the losses.
     """
 
     name: str
     claim: str
+    unit: str = "nats per token"
     losses: dict[str, list[list[float]]] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
@@ -100,7 +112,7 @@ class Experiment:
     def compare(self, statement: Statement) -> dict[str, Any]:
         """The mean difference with its interval, and whether the statement holds."""
         difference = self._differences(statement)
-        by_seed, by_row = difference.mean(1), difference.mean(0)
+        by_seed, by_row = difference.mean(1) - statement.margin, difference.mean(0) - statement.margin
         picks = torch.randint(len(by_row), (_RESAMPLES, len(by_row)), generator=torch.Generator().manual_seed(0))
         low, high = by_row[picks].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=by_row.dtype)).tolist()
         if high < 0 and bool((by_seed < 0).all()):
@@ -110,10 +122,11 @@ class Experiment:
         else:
             outcome = "undecided"
         return {
-            "statement": f"{statement.better} loses less than {statement.worse}",
+            "statement": str(statement),
             "difference": round(float(difference.mean()), 4),
-            "interval": [round(low, 4), round(high, 4)],
+            "interval": [round(low + statement.margin, 4), round(high + statement.margin, 4)],
             "outcome": outcome,
+            **({} if self.unit == "nats per token" else {"unit": self.unit}),
         }
 
     def _differences(self, statement: Statement) -> torch.Tensor:
@@ -123,9 +136,20 @@ class Experiment:
         )
         return better - worse
 
-    def conclude(self, statements: Sequence[Statement], facts: Mapping[str, Any] | None = None) -> str:
-        """Prints the table and the verdict, and writes the result file."""
-        compared = [self.compare(statement) for statement in statements]
+    def conclude(
+        self,
+        statements: Sequence[Statement],
+        facts: Mapping[str, Any] | None = None,
+        further: Sequence[dict[str, Any]] = (),
+    ) -> str:
+        """Prints the table and the verdict, and writes the result file.
+
+        Args:
+            statements: about this experiment's variants.
+            facts: more for the record; they replace what it says of the set-up where they have the same names.
+            further: statements that another experiment compared, and that count for the same verdict.
+        """
+        compared = [*(self.compare(statement) for statement in statements), *further]
         verdict = verdict_of([each["outcome"] for each in compared])
         self._print(compared, verdict)
         record = {
@@ -133,12 +157,12 @@ class Experiment:
             "verdict": verdict,
             "statements": compared,
             "nll": {name: [round(sum(row) / len(row), 4) for row in seeds] for name, seeds in self.losses.items()},
-            **(facts or {}),
             "model": "smollm2-135m",
             "calibration": f"{CALIBRATION_ROWS} rows of {LENGTH} tokens, seeds {list(SEEDS)}",
             "evaluation": f"{EVALUATION_ROWS} held-out rows of {LENGTH} tokens",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "cpu_seconds": round(time.process_time()),
+            **(facts or {}),
         }  # fmt: skip
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -147,12 +171,12 @@ class Experiment:
     def _print(self, compared: Sequence[Mapping[str, Any]], verdict: str) -> None:
         console = Console()
         console.print(f"\n[bold]{self.name}[/bold]: {self.claim}")
-        losses = Table("variant", "NLL (mean of seeds)", "lowest to highest seed")
+        losses = Table("variant", f"{self.unit} (mean of seeds)", "lowest to highest seed")
         for name, seeds in self.losses.items():
             means = [sum(rows) / len(rows) for rows in seeds]
             losses.add_row(name, f"{sum(means) / len(means):.3f}", f"{min(means):.3f} to {max(means):.3f}")
         console.print(losses)
-        table = Table("statement", "difference, nats per token", "95 % interval", "outcome")
+        table = Table("statement", "difference", "95 % interval", "outcome")
         for each in compared:
             low, high = each["interval"]
             table.add_row(

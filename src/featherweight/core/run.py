@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from featherweight.core.checkpoint import Entry, Stored, entry_of, read_entries, write_tensors
 from featherweight.core.data import TokenSet
@@ -31,6 +32,7 @@ class Run:
         device: "cpu" or "cuda".
         parent: the model that the run started from, for techniques that look back.
         scratch: a folder for tensors that do not fit in memory.
+        notes: what the step says of itself beyond its fields; it becomes part of the step's receipt.
     """
 
     calibration: TokenSet | None = None
@@ -40,6 +42,11 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     store: Store = field(default_factory=Store)
     scratch: Path | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, key: str, value: Any) -> None:
+        """Adds a fact to the step's receipt: plain JSON that the same inputs give again."""
+        self.notes[key] = value
 
     def tokens(self, asked_by: str) -> TokenSet:
         """The calibration tokens.

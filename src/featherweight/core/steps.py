@@ -69,14 +69,19 @@ def apply_step(step: Technique, model: Model, run: Run, folder: Path | None) -> 
         "calibration": run.calibration.digest if run.calibration and step.needs else None,
         "seed": run.seed,
     }
+    if outside := step.outside():
+        facts["outside"] = outside
     target = None if folder is None else folder / f"{step.name}-{key_of(facts)}"
     if target is not None and (target / _RECORD).is_file():
         return _read(target, model)
     run.progress.say(f"applying {step.name}")
     started = time.perf_counter()
+    run.notes.clear()
     after = step.apply(model, run)
     content = {**facts, "after": after.fingerprint, "bytes": [model.nbytes, after.nbytes], "versions": versions()}
     content["formats"] = _count_formats(after)
+    if run.notes:
+        content["notes"] = dict(run.notes)
     volatile = {"seconds": round(time.perf_counter() - started, 2), "peak_memory": peak_memory()}
     if target is None:
         return Applied(after, content, volatile)

@@ -48,6 +48,14 @@ def stored_format(name: str, entry: Entry, matrices: Matrices = "BF16") -> str:
     return matrices if entry.format == "F32" else entry.format
 
 
+def _require_stock(model: Model) -> None:
+    if model.architecture.variant:
+        raise FormatError(
+            f"a model of the class {model.architecture.class_name}", "is none that llama.cpp knows",
+            "fold it to one domain first, or export a Hugging Face folder",
+        )  # fmt: skip
+
+
 def as_stored(model: Model, matrices: Matrices = "BF16") -> Model:
     """The model that the file holds: float32 matrices rounded, norms as they come back from llama.cpp's."""
     changed = {}
@@ -87,6 +95,7 @@ def write_gguf(model: Model, path: Path, matrices: Matrices = "BF16") -> None:
     """
     if path.exists():
         raise OutputError(str(path), "exists already", "choose another file or remove it")
+    _require_stock(model)
     with whole_file(path) as draft:
         _write(model, draft, matrices)
 
@@ -155,6 +164,7 @@ def gguf_size(model: Model, formats: Mapping[str, str] | None = None, matrices: 
     Raises:
         FormatError: a format is not one of GGUF, or does not fit its tensor.
     """
+    _require_stock(model)
     size = _header_bytes(model)
     for name, entry in model.entries.items():
         if formats and name in formats:

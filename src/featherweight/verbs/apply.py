@@ -13,7 +13,7 @@ from typing import Any
 from featherweight.core.budget import Budget
 from featherweight.core.errors import FeatherweightError
 from featherweight.core.formats import get
-from featherweight.core.model import Model
+from featherweight.core.model import MASK, Model
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
 from featherweight.core.recipe import Recipe
@@ -106,5 +106,5 @@ def apply(
 
 def runtime_of(model: Model) -> str:
     """The export format that can hold a model's number formats."""
-    runtimes = {get(entry.format).runtime for entry in model.entries.values()}
+    runtimes = {get(entry.format).runtime for entry in model.entries.values() if entry.format != MASK}
     return "gguf" if "gguf" in runtimes else "hf"
