@@ -69,8 +69,6 @@ def apply_step(step: Technique, model: Model, run: Run, folder: Path | None) -> 
         "calibration": run.calibration.digest if run.calibration and step.needs else None,
         "seed": run.seed,
     }
-    if outside := step.outside():
-        facts["outside"] = outside
     target = None if folder is None else folder / f"{step.name}-{key_of(facts)}"
     if target is not None and (target / _RECORD).is_file():
         return _read(target, model)

@@ -62,7 +62,6 @@ class Technique(BaseModel):
         paper: its source.
         needs: what it cannot work without.
         not_after: names of techniques that must not come before it, with the reason.
-        formats: runtimes that can store its result: "gguf", "compressed-tensors"; empty = every one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,6 +80,11 @@ class Technique(BaseModel):
     @abstractmethod
     def neutral(cls) -> Technique:
         """The setting that changes nothing, or that equals the baseline which `neutral_means` names."""
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """Runtimes that can store its result, such as "gguf"; empty = every one."""
+        return ()
 
     neutral_means: ClassVar[str] = "every tensor stays as it is, bit for bit"
 

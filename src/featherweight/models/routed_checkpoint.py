@@ -109,5 +109,10 @@ def fold(model: Model, tag: str | None) -> Model:
     )  # fmt: skip
 
 
+def fold_known(model: Model, tag: str | None) -> Model:
+    """The same, with the fallback where no domain has that name: for text whose domains are not the model's."""
+    return fold(model, tag if tag in router_of(model).domains else None)
+
+
 def _masked_values(entry: Entry, bits: Entry, domain: int) -> Stored:
     return with_zeros(entry.load(), ~_mask(bits, domain, entry.shape))

@@ -83,7 +83,7 @@ class RoutedSparseModel(_Stock):
 def _register(model_type: str) -> type:
     """Makes the routed class of a stock model type, and makes it known to transformers."""
     stock_config = transformers.CONFIG_MAPPING[model_type]
-    stock = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
+    stock: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
     fields = {"domains": "list[str] | None", "fallback": "str | None", "masked": "list[str] | None"}
     described = {"__module__": __name__, "__doc__": f"{stock.__name__} with one mask a domain."}
     config = type(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from featherweight.core.run import Run
 from featherweight.core.source import open_folder
 from featherweight.core.technique import build
 from featherweight.measure.overlap import count, independent_jaccard, overlap_of, size, union_of
+from featherweight.measure.quality import compare
 from featherweight.models.routed_checkpoint import fold, is_routed, masks_of, router_of
 from featherweight.techniques.prune.routed_lottery import RoutedLottery, by_domain
 from featherweight.techniques.prune.wanda import Wanda
@@ -104,6 +106,7 @@ def test_fold_gives_an_ordinary_model(tiny: Path) -> None:
     folded = RoutedLottery(steps=2, fold="numbers").apply(model, run)
     assert not is_routed(folded)
     assert folded.fingerprint == fold(whole, "numbers").fingerprint
+    assert RoutedLottery(fold="numbers").apply(whole, run).fingerprint == folded.fingerprint
     assert router_of(RoutedLottery(steps=0, fallback="numbers").apply(model, run)).fallback == "numbers"
 
 
@@ -163,6 +166,19 @@ def test_pruning_ends_before_the_trend_breaks(tiny: Path) -> None:
     assert 0.25 < 1 - count(stopped["prose"]) / size(stopped["prose"]) < 0.35  # two rounds of 15 %
 
 
+def test_quality_is_measured_with_the_mask_of_each_rows_domain(tiny: Path) -> None:
+    model, run, tokens = open_folder(tiny), run_on(tiny), two_domains(tiny)
+    result = RoutedLottery(sparsity=0.8, steps=0).apply(model, run)
+    scores = compare(model, result, tokens, run)
+    for domain, rows in by_domain(tokens).items():
+        alone = compare(model, fold(result, domain), rows, run)
+        chosen = [row for row, each in enumerate(tokens.domains) if each == domain]
+        np.testing.assert_allclose(scores.child_nll[chosen], alone.child_nll, rtol=1e-4, atol=1e-4)
+    elsewhere = dataclasses.replace(tokens, domains=("law",) * 10)
+    fallback = compare(model, fold(result, None), elsewhere, run)
+    np.testing.assert_allclose(compare(model, result, elsewhere, run).kl, fallback.kl, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -179,7 +195,7 @@ def test_other_refusals(tiny: Path) -> None:
     model, run = open_folder(tiny), run_on(tiny)
     with pytest.raises(RecipeError, match="row or matrix with the score 'activation'"):
         build("routed-lottery", {"compare": "model"})
-    with pytest.raises(RecipeError, match="has masks already; fold it"):
+    with pytest.raises(RecipeError, match="has masks already; set fold"):
         RoutedLottery().apply(RoutedLottery(steps=0).apply(model, run), run)
     with pytest.raises(DataError, match="needs calibration text"):
         RoutedLottery().apply(model, Run())

@@ -14,8 +14,8 @@ control, `masks: shared` the single mask of equal sparsity. On the paper's image
 routes here are domains, which is the honest case.
 
 The result is a model of a class of ours (`models.routed_sparse`), written and opened like any other and exported as a
-Hugging Face folder. With `fold` it is the ordinary sparse model of one domain. What measures it without a tag measures
-the fallback domain's subnetwork.
+Hugging Face folder. With `fold` it is the ordinary sparse model of one domain. Quality is measured with the mask of each
+row's domain, as if every tag were right.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ class RoutedLottery(Technique):
         "(see measure.overlap): the paper's sign of collapse; None = go on to the sparsity",
     )
     fallback: str | None = Field(None, description="domain of input without a tag; None = the one with most rows")
-    fold: str | None = Field(None, description="keep this domain only, as an ordinary sparse model")
+    fold: str | None = Field(
+        None,
+        description="keep this domain only, as an ordinary sparse model; a model with masks already is only folded",
+    )
 
     @field_validator("compare")
     @classmethod
@@ -88,13 +91,22 @@ class RoutedLottery(Technique):
             raise ValueError("must be row or matrix with the score 'activation'")
         return value
 
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        ordinary = self.fold is not None or self.masks != "routed" or self == self.neutral()
+        return () if ordinary else ("compressed-tensors",)
+
     def apply(self, model: Model, run: Run) -> Model:
         from featherweight.models.routed_checkpoint import PREFIX, fold, routed
 
         if self.sparsity == 0 and self.steps == 0:
             return model
         if model.architecture.variant == PREFIX:
-            raise RecipeError(self.name, "is given a model that has masks already", "fold it to one domain first")
+            if self.fold is None:
+                raise RecipeError(
+                    self.name, "is given a model that has masks already", "set fold to one of its domains"
+                )
+            return fold(model, self.fold)
         tokens = by_domain(run.tokens(self.name))
         fallback = self._named("fallback", tokens) or max(tokens, key=lambda each: tokens[each].ids.shape[0])
         folded = self._named("fold", tokens)
