@@ -7,6 +7,7 @@ and every domain adds one bit a weight. Folding gives an ordinary model with zer
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -103,10 +104,7 @@ def fold(model: Model, tag: str | None) -> Model:
         "architectures": [model.architecture.class_name.removeprefix("RoutedSparse")],
     }
     plain = model.with_changes(changed, [name for name, each in model.entries.items() if each.format == MASK], stock)
-    return Model(
-        {key: value for key, value in plain.config.items() if key not in OWN},
-        plain.entries, plain.folder, plain.lineage, plain.planned,
-    )  # fmt: skip
+    return dataclasses.replace(plain, config={key: value for key, value in plain.config.items() if key not in OWN})
 
 
 def fold_known(model: Model, tag: str | None) -> Model:

@@ -14,8 +14,8 @@ control, `masks: shared` the single mask of equal sparsity. On the paper's image
 routes here are domains, which is the honest case.
 
 The result is a model of a class of ours (`models.routed_sparse`), written and opened like any other and exported as a
-Hugging Face folder. With `fold` it is the ordinary sparse model of one domain. Quality is measured with the mask of each
-row's domain, as if every tag were right.
+Hugging Face folder. With `fold` it is the ordinary sparse model of one domain. Quality is measured with the mask of
+each row's domain, as if every tag were right.
 """
 
 from __future__ import annotations
