@@ -93,20 +93,23 @@ class RoutedLottery(Technique):
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        ordinary = self.fold is not None or self.masks != "routed" or self == self.neutral()
+        ordinary = self.fold is not None or self.masks != "routed" or self._changes_nothing
         return () if ordinary else ("compressed-tensors",)
+
+    @property
+    def _changes_nothing(self) -> bool:
+        return self.sparsity == 0 and self.steps == 0
 
     def apply(self, model: Model, run: Run) -> Model:
         from featherweight.models.routed_checkpoint import PREFIX, fold, routed
 
-        if self.sparsity == 0 and self.steps == 0:
-            return model
-        if model.architecture.variant == PREFIX:
-            if self.fold is None:
-                raise RecipeError(
-                    self.name, "is given a model that has masks already", "set fold to one of its domains"
-                )
+        has_masks = model.architecture.variant == PREFIX
+        if has_masks and self.fold is not None:
             return fold(model, self.fold)
+        if self._changes_nothing:
+            return model
+        if has_masks:
+            raise RecipeError(self.name, "is given a model that has masks already", "set fold to one of its domains")
         tokens = by_domain(run.tokens(self.name))
         fallback = self._named("fallback", tokens) or max(tokens, key=lambda each: tokens[each].ids.shape[0])
         folded = self._named("fold", tokens)
