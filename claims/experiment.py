@@ -43,13 +43,15 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Statement:
-    """`better` loses less than `worse`, or at most `margin` more; both are names of measured variants."""
+    """`better` loses less than `worse`, or at most `margin` more (negative: by that much less); both are names."""
 
     better: str
     worse: str
     margin: float = 0.0
 
     def __str__(self) -> str:
+        if self.margin < 0:
+            return f"{self.better} loses less than {self.worse} by more than {-self.margin:g}"
         if self.margin:
             return f"{self.better} loses at most {self.margin:g} more than {self.worse}"
         return f"{self.better} loses less than {self.worse}"

@@ -7,6 +7,7 @@ It knows nothing of weights.
 from __future__ import annotations
 
 import functools
+import importlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,9 +37,14 @@ class Reads:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The structure of one model, from its configuration."""
+    """The structure of one model, from its configuration.
+
+    Attributes:
+        variant: prefix of the model type where the class is one of ours, which stock tools do not know; else empty.
+    """
 
     model_type: str
+    variant: str
     class_name: str
     gguf: str
     reads: tuple[Reads, ...]
@@ -115,13 +121,26 @@ def supported() -> list[str]:
     return sorted(_facts()["architectures"])
 
 
+def variant_of(model_type: str) -> tuple[str, str]:
+    """The prefix of a model type whose class is one of ours, or nothing, and the stock model type."""
+    prefix = next((each for each in _facts()["variants"] if model_type.startswith(each)), "")
+    return prefix, model_type.removeprefix(prefix)
+
+
+def register_variant(model_type: str) -> None:
+    """Makes the classes of a model type known to transformers, if they are ours; any other one is left alone."""
+    prefix, _ = variant_of(model_type)
+    if prefix:
+        importlib.import_module(_facts()["variants"][prefix])
+
+
 def require_known(model_type: str, source: str) -> Mapping[str, Any]:
     """The facts about a model type.
 
     Raises:
         UnsupportedArchitecture: `model_type` has no entry, with the list of those that have one.
     """
-    facts = _facts()["architectures"].get(model_type)
+    facts = _facts()["architectures"].get(variant_of(model_type)[1])
     if facts is None:
         raise UnsupportedArchitecture(
             source,
@@ -142,9 +161,11 @@ def describe(config: Mapping[str, Any], source: str = "model") -> Architecture:
         Reads(tuple(read["linears"]), facts["norms"].get(read.get("norm")), read.get("rows"))
         for read in layout["reads"]
     )
+    variant, stock = variant_of(model_type)
     return Architecture(
-        model_type=model_type,
-        class_name=facts["class"],
+        model_type=stock,
+        variant=variant,
+        class_name=variant.title().replace("_", "") + facts["class"],
         gguf=facts["gguf"],
         reads=reads,
         linear_axes={name: (axes[0], axes[1]) for name, axes in layout["parameters"].items()},

@@ -243,8 +243,10 @@ def _load_part(entry: Entry, part: str | None) -> torch.Tensor:
 
 
 def values(stored: Stored) -> torch.Tensor:
-    """The values of a stored tensor as float32."""
-    return stored.dequantize() if isinstance(stored, Packed) else stored.float()
+    """The values of a stored tensor as float32; whole numbers, such as packed masks, as they are."""
+    if isinstance(stored, Packed):
+        return stored.dequantize()
+    return stored.float() if stored.is_floating_point() else stored
 
 
 def stored_bytes(format_name: str, shape: tuple[int, ...]) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.architecture import EMBEDDING, HEAD, Architecture, describe, require_known
+from featherweight.core.architecture import EMBEDDING, HEAD, Architecture, describe, register_variant, require_known
 from featherweight.core.checkpoint import Entry, Stored, entry_of, read_entries, values, write_tensors
 from featherweight.core.errors import CheckpointError
 from featherweight.core.lazy import torch, transformers
@@ -26,6 +26,7 @@ COMPANIONS = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "tokenizer.gguf",
 )  # fmt: skip
 EXTRA = "extra"  # a folder of its own: other tools read every safetensors file beside config.json
+MASK = "U8"  # packed masks lie among the tensors in this type, and nothing else does
 _IDENTITY = ("tokenizer.json", "tokenizer.model", "chat_template.jinja")
 _VOLATILE = {"transformers_version", "dtype", "torch_dtype", "quantization_config"}
 
@@ -62,6 +63,7 @@ class Model:
 
     def hf_config(self) -> Any:
         """The transformers configuration object."""
+        register_variant(str(self.config["model_type"]))
         fields = {key: value for key, value in self.config.items() if key not in ("model_type", "quantization_config")}
         return transformers.AutoConfig.for_model(str(self.config["model_type"]), **fields)
 
@@ -80,8 +82,9 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
-        return sum(torch.Size(entry.shape).numel() for entry in (*self.entries.values(), *self.extra.values()))
+        """Number of weights; masks are none."""
+        entries = (*self.entries.values(), *self.extra.values())
+        return sum(int(torch.Size(entry.shape).numel()) for entry in entries if entry.format != MASK)
 
     def bf16_bytes(self) -> int:
         """Bytes of all tensors if each were stored in bf16."""
@@ -168,12 +171,16 @@ class Model:
     def module(self, dtype: torch.dtype | None = None) -> Any:
         """The whole transformers module, in memory, float32 unless asked otherwise."""
         module = self.skeleton()
-        state = {name: self.tensor(name).to(dtype or torch.float32) for name in self.entries}
+        state = {name: self._typed(name, dtype or torch.float32) for name in self.entries}
         if self.architecture.tied:
             state[HEAD] = state[EMBEDDING]
         module.load_state_dict(state, assign=True)
         module.tie_weights()
         return module.eval().requires_grad_(False)
+
+    def _typed(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        found = self.tensor(name)
+        return found.to(dtype) if found.is_floating_point() else found
 
     def save(self, target: Path) -> None:
         """Writes the model as a folder that `open_folder` reads: whole, or not at all."""

@@ -25,7 +25,7 @@ from featherweight.core.checkpoint import Entry, Stored
 from featherweight.core.errors import SliceError
 from featherweight.core.formats import FLOATS, Packed, get
 from featherweight.core.keep import Cut, Keep, Picks, checked
-from featherweight.core.model import Model
+from featherweight.core.model import MASK, Model
 
 __all__ = ["Keep", "allowed_groups", "slice_model"]
 
@@ -34,12 +34,17 @@ def slice_model(model: Model, keep: Keep) -> Model:
     """A smaller model that computes what `model` does with everything that is not kept set to zero.
 
     Raises:
-        SliceError: the plan does not fit the model, or leaves one that stock classes cannot load.
+        SliceError: the plan does not fit the model, leaves one that stock classes cannot load, or the model has masks.
         FormatError: a rounded tensor's format cannot hold rows of the new length.
     """
     cut = checked(model.architecture, keep)
     if cut.whole:
         return model
+    if any(entry.format == MASK for entry in model.entries.values()):
+        raise SliceError(
+            "a model with masks", "would have masks that no longer fit its weights",
+            "slice before the masks are made, or fold it to one domain first",
+        )  # fmt: skip
     new_index = {old: new for new, old in enumerate(cut.blocks)}
     entries, planned = {}, {}
     for name, entry in model.entries.items():

@@ -69,7 +69,7 @@ def _redundant(name: str, tied: bool) -> bool:
 
 def _check_complete(model: Model) -> None:
     """Refuses a folder whose tensors are not those of its configuration."""
-    expected = {name: tuple(value.shape) for name, value in model.skeleton().named_parameters()}
+    expected = {name: tuple(value.shape) for name, value in model.skeleton().state_dict().items()}
     if model.architecture.tied:
         expected.pop("lm_head.weight", None)
     for name, shape in expected.items():

@@ -64,7 +64,6 @@ class Technique(BaseModel):
         not_after: names of techniques that must not come before it, with the reason.
         rotates: whether it mixes channels by a rotation, so that sizes of single weights mean little afterwards.
         rotation_aware: whether a pruner takes such a rotation into account.
-        formats: runtimes that can store its result: "gguf", "compressed-tensors"; empty = every one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +85,8 @@ class Technique(BaseModel):
     def neutral(cls) -> Technique:
         """The setting that changes nothing, or that equals the baseline which `neutral_means` names."""
 
+    neutral_means: ClassVar[str] = "every tensor stays as it is, bit for bit"
+
     @property
     def plans(self) -> bool:
         """Whether it only plans formats, which a step after it carries out."""
@@ -96,7 +97,10 @@ class Technique(BaseModel):
         """Whether it carries out what a step before it planned."""
         return False
 
-    neutral_means: ClassVar[str] = "every tensor stays as it is, bit for bit"
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """Runtimes that can store its result, such as "gguf"; empty = every one."""
+        return ()
 
     @classmethod
     def summary(cls) -> str:

@@ -50,7 +50,12 @@ def stored_format(name: str, entry: Entry, matrices: Matrices = "BF16") -> str:
     return matrices if entry.format == "F32" else entry.format
 
 
-def _require_no_extra(model: Model) -> None:
+def _require_stock(model: Model) -> None:
+    if model.architecture.variant:
+        raise FormatError(
+            f"a model of the class {model.architecture.class_name}", "is none that llama.cpp knows",
+            "fold it to one domain first, or export a Hugging Face folder",
+        )  # fmt: skip
     if model.extra:
         raise FormatError(
             f"the tensor {next(iter(model.extra))}", "has no place in GGUF files", "export a Hugging Face folder"
@@ -96,7 +101,7 @@ def write_gguf(model: Model, path: Path, matrices: Matrices = "BF16") -> None:
     """
     if path.exists():
         raise OutputError(str(path), "exists already", "choose another file or remove it")
-    _require_no_extra(model)
+    _require_stock(model)
     with whole_file(path) as draft:
         _write(model, draft, matrices)
 
@@ -165,7 +170,7 @@ def gguf_size(model: Model, formats: Mapping[str, str] | None = None, matrices: 
     Raises:
         FormatError: a format is not one of GGUF, or does not fit its tensor.
     """
-    _require_no_extra(model)
+    _require_stock(model)
     size = _header_bytes(model)
     for name, entry in model.entries.items():
         if formats and name in formats:

@@ -26,7 +26,7 @@ from featherweight.core.formats.composed import require_single
 from featherweight.core.formats.floats import Float
 from featherweight.core.formats.integer import PackedInteger
 from featherweight.core.lazy import torch
-from featherweight.core.model import Model, copy_companions, write_extra
+from featherweight.core.model import MASK, Model, copy_companions, write_extra
 from featherweight.core.shards import DTYPE_BYTES, shards_bytes, write_shards
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -49,6 +49,8 @@ def stored_formats(model: Model, formats: Mapping[str, str] | None = None, dtype
         FormatError: a format belongs to another runtime or does not fit, or stock transformers cannot load the mix.
     """
     kinds = {name: (formats or {}).get(name, entry.format) for name, entry in model.entries.items()}
+    masks = [name for name, kind in kinds.items() if kind == MASK]
+    kinds = {name: kind for name, kind in kinds.items() if kind != MASK}
     for name, kind in kinds.items():
         require_single(get(kind), name)
         if kind not in FLOATS and not isinstance(get(kind), PackedInteger):
@@ -57,8 +59,16 @@ def stored_formats(model: Model, formats: Mapping[str, str] | None = None, dtype
                 "quantize to one such as int4-g64, or export a GGUF file",
             )  # fmt: skip
         get(kind).require(model.entries[name].shape, name)
-    _require_loadable({name: kind for name, kind in kinds.items() if kind not in FLOATS}, dtype)
-    return {name: _NAMES[dtype] if kind in FLOATS else kind for name, kind in kinds.items()}
+    rounded = {name: kind for name, kind in kinds.items() if kind not in FLOATS}
+    _require_loadable(rounded, dtype)
+    if masks and rounded:
+        raise FormatError(
+            f"{next(iter(rounded))} in a model with masks", "is rounded, and compressed-tensors knows no masks",
+            "fold the model to one domain before it is rounded",
+        )  # fmt: skip
+    return {name: _NAMES[dtype] if kind in FLOATS else kind for name, kind in kinds.items()} | dict.fromkeys(
+        masks, MASK
+    )
 
 
 def _require_loadable(rounded: Mapping[str, str], dtype: Dtype) -> None:
@@ -112,7 +122,7 @@ def write_hugging_face(model: Model, folder: Path, dtype: Dtype = "bfloat16") ->
     stored = as_stored(model, dtype)
     write_shards(folder, _loaders(stored))
     config = {key: value for key, value in stored.config.items() if key not in ("quantization_config", "torch_dtype")}
-    if any(entry.format not in FLOATS for entry in stored.entries.values()):
+    if any(entry.format not in (*FLOATS, MASK) for entry in stored.entries.values()):
         config["quantization_config"] = quantization_config(stored)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_extra(folder, model.extra)
@@ -141,7 +151,7 @@ def hugging_face_size(model: Model, formats: Mapping[str, str] | None = None, dt
 
 def _parts(kind: str, shape: tuple[int, ...]) -> Shapes:
     """What is stored of a tensor, by part; a plain tensor is one part without a name."""
-    form = get(kind)
+    form = None if kind == MASK else get(kind)
     return form.part_shapes(shape) if isinstance(form, PackedInteger) else {"": (kind, shape)}
 
 

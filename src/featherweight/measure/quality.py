@@ -97,10 +97,22 @@ class Quality:
 def hidden_states(model: Model, tokens: TokenSet, run: Run, advance: Callable[[], None] | None = None) -> torch.Tensor:
     """Final hidden states of a model, float32 [rows, tokens, hidden], kept in the run's store."""
     facts = {"model": model.fingerprint, "tokens": tokens.digest}
-    made = run.store.tensors(
-        "hidden", facts, lambda: {"hidden": stream(model, tokens.ids, device=run.device, advance=advance).cpu()}
-    )
+    made = run.store.tensors("hidden", facts, lambda: {"hidden": _stream(model, tokens, run, advance).cpu()})
     return made["hidden"]
+
+
+def _stream(model: Model, tokens: TokenSet, run: Run, advance: Callable[[], None] | None) -> torch.Tensor:
+    """Final hidden states; a model with masks by domain computes each row with those of the row's domain."""
+    if not model.architecture.variant:
+        return stream(model, tokens.ids, device=run.device, advance=advance)
+    from featherweight.models.routed_checkpoint import fold_known
+
+    parts: dict[int, torch.Tensor] = {}
+    for domain in dict.fromkeys(tokens.domains):
+        rows = [row for row, each in enumerate(tokens.domains) if each == domain]
+        hidden = stream(fold_known(model, domain), tokens.ids[rows], device=run.device)
+        parts.update(zip(rows, hidden, strict=True))
+    return torch.stack([parts[row] for row in range(len(tokens.domains))])
 
 
 def compare(parent: Model, child: Model, tokens: TokenSet, run: Run) -> Scores:
@@ -109,7 +121,7 @@ def compare(parent: Model, child: Model, tokens: TokenSet, run: Run) -> Scores:
     if child.fingerprint == parent.fingerprint:
         return score(reference, reference, head_weight(parent), head_weight(parent), tokens)
     with run.progress.track("measuring quality", child.architecture.blocks) as advance:
-        hidden = stream(child, tokens.ids, device=run.device, advance=advance)
+        hidden = _stream(child, tokens, run, advance)
     return score(reference, hidden, head_weight(parent), head_weight(child), tokens)
 
 

@@ -1,4 +1,7 @@
-"""A Hugging Face folder as stock transformers loads it, without a word of ours in between."""
+"""A Hugging Face folder as stock transformers loads it, without a word of ours in between.
+
+Only the classes that stock transformers lacks are registered first (see `core.architecture.register_variant`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from featherweight.core.architecture import register_variant
+from featherweight.core.checkpoint import read_config
 from featherweight.core.errors import CheckpointError
 from featherweight.core.lazy import torch, transformers
 
@@ -21,6 +26,7 @@ def load_folder(path: Path, dtype: str = "auto") -> Any:
     Raises:
         CheckpointError: transformers cannot load it; its own reason is in the message.
     """
+    register_variant(str(read_config(path).get("model_type")))
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of three libraries; errors are raised
         try:
             module = transformers.AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)

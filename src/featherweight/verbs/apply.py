@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import Budget
-from featherweight.core.errors import FeatherweightError
+from featherweight.core.errors import FeatherweightError, RecipeError
 from featherweight.core.formats import get
-from featherweight.core.model import Model
+from featherweight.core.model import MASK, Model
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
 from featherweight.core.recipe import Recipe
@@ -70,6 +70,7 @@ def apply(
     started = time.perf_counter()
     settings, progress = settings or Settings(), progress or Progress()
     steps = recipe if isinstance(recipe, Recipe) else Recipe.read(Path(recipe))
+    require_storable(steps, format)
     documents = read_text(text)
     folder = Path(out)
     check_free(folder, resume)
@@ -104,7 +105,21 @@ def apply(
     return ApplyResult(folder, facts)
 
 
+def require_storable(recipe: Recipe, format: str | None) -> None:
+    """Refuses, before anything is done, an export format that cannot hold what a step makes.
+
+    Raises:
+        RecipeError: with the name of the step.
+    """
+    for step in recipe if format else ():
+        if step.runtimes and exporter(format or "").runtime not in step.runtimes:
+            raise RecipeError(
+                f"recipe step {step.name}", f"makes a model that --format {format} cannot hold",
+                "use another format, or a setting of that step which gives an ordinary model",
+            )  # fmt: skip
+
+
 def runtime_of(model: Model) -> str:
     """The export format that can hold a model's number formats."""
-    runtimes = {get(entry.format).runtime for entry in model.entries.values()}
+    runtimes = {get(entry.format).runtime for entry in model.entries.values() if entry.format != MASK}
     return "gguf" if "gguf" in runtimes else "hf"

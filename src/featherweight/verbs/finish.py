@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import Budget
-from featherweight.core.model import Model
+from featherweight.core.model import MASK, Model
 from featherweight.core.receipt import Ledger, versions
 from featherweight.core.recipe import Recipe
 from featherweight.core.source import open_model
@@ -83,7 +83,9 @@ def finish(
     content = {"step": "export", "file": path.name, **figures["hashed"]}
     content |= {"order": ordering.to_dict()} if ordering is not None else {}
     _append_once(ledger, content, {"measured": measured.to_dict()})
-    kinds = {name: entry.format for name, entry in model.entries.items() if len(entry.shape) == 2}
+    kinds = {
+        name: entry.format for name, entry in model.entries.items() if len(entry.shape) == 2 and entry.format != MASK
+    }
     finished = Finished(trial, closeness, path, study.goal.misses(measured), kinds, figures)
     _describe(study, finished, workspace)
     return finished

@@ -32,7 +32,16 @@ from featherweight.plan.planner import Plan, make_plan
 from featherweight.plan.study import Study, bf16_file_bytes
 from featherweight.verbs.facts import gather_facts
 from featherweight.verbs.finish import Finished, finish
-from featherweight.verbs.prepare import Rows, Settings, cache_folder, open_parent, open_study, read_text, token_rows
+from featherweight.verbs.prepare import (
+    Rows,
+    Settings,
+    cache_folder,
+    open_parent,
+    open_study,
+    read_text,
+    require_stock,
+    token_rows,
+)
 from featherweight.verbs.rehearse import rehearse
 from featherweight.verbs.timing import decode_seconds
 
@@ -102,6 +111,7 @@ def fit(
     folder = Path(out) if out is not None else default_folder(str(model), budget)
     check_free(folder, resume)
     parent = open_parent(model, cache, trust)
+    require_stock(parent)
     others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
     goal = Goal.of(budget, bf16_file_bytes(parent, writer))
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)

@@ -22,7 +22,15 @@ from featherweight.plan.planner import explain_order as measured_order
 from featherweight.plan.planner import likeliest_cut
 from featherweight.plan.search import Doubt
 from featherweight.plan.study import Study, bf16_file_bytes
-from featherweight.verbs.prepare import Settings, cache_folder, open_parent, open_study, read_text, token_rows
+from featherweight.verbs.prepare import (
+    Settings,
+    cache_folder,
+    open_parent,
+    open_study,
+    read_text,
+    require_stock,
+    token_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,7 @@ def _study(
     writer = exporter(format)
     documents = read_text(text)
     parent = open_parent(model, cache, trust)
+    require_stock(parent)
     others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
     goal = Goal.of(budget, bf16_file_bytes(parent, writer))
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)

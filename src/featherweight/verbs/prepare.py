@@ -9,7 +9,7 @@ from typing import Any
 from featherweight.core.budget import Budget
 from featherweight.core.chat import write_chat
 from featherweight.core.data import Documents, TokenSet, default_documents, read_documents, split_documents, tokenize
-from featherweight.core.errors import FeatherweightError
+from featherweight.core.errors import CheckpointError, FeatherweightError
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.progress import Progress
@@ -75,6 +75,19 @@ def open_parent(name: str | Path, cache: Path | None = None, trust: bool = False
     model = open_model(name, cache, trust)
     _ = model.fingerprint
     return model
+
+
+def require_stock(model: Model) -> None:
+    """Refuses a model of a class of ours: candidates are for runtimes that know stock classes only.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if model.architecture.variant:
+        raise CheckpointError(
+            str(model.folder), f"is of the class {model.architecture.class_name}, with masks by domain",
+            "fold it to one domain first: apply the step routed-lottery with fold",
+        )  # fmt: skip
 
 
 def read_text(text: str | Path | None) -> Documents | None:
