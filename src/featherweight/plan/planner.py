@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from featherweight.core.formats import get
 from featherweight.core.model import Model
@@ -30,11 +31,13 @@ class Plan:
         trials: every candidate that was considered, measured or rejected, in order.
         orders: pairs of steps in both orders.
         tokens: child tokens that were run.
+        search: what a joint or sequential search came to; None where the planner chose by itself.
     """
 
     trials: list[Trial] = field(default_factory=list)
     orders: list[OrderPair] = field(default_factory=list)
     tokens: int = 0
+    search: Mapping[str, Any] | None = None
 
 
 def make_plan(study: Study, evaluator: Evaluator, trials: int, storage: Path | None, measure: bool = True) -> Plan:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from featherweight.core.budget import Budget
 from featherweight.core.chat import write_chat
@@ -33,6 +34,10 @@ class Settings:
         trials: variations that Optuna tries around the best candidate.
         seed: of every random choice.
         device: "cpu" or "cuda".
+        search: where candidates come from: "planner"; "joint", a search of sizes and formats together; "sequential",
+            the control of that.
+        search_rounds: turns of such a search.
+        search_space: sizes to choose from instead of the usual ones, by decision.
     """
 
     length: int = 256
@@ -43,6 +48,9 @@ class Settings:
     trials: int = 1
     seed: int = 0
     device: str = "cpu"
+    search: Literal["planner", "joint", "sequential"] = "planner"
+    search_rounds: int = 10
+    search_space: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
