@@ -21,7 +21,12 @@ from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.expected import ExpectedCost, Limits
 from featherweight.plan.frontier import hypervolume
 from featherweight.plan.joint_plan import (
-    check_space, default_sizes, fit_space, make_searched_plan, parse_search, parse_sizes,
+    check_space,
+    default_sizes,
+    fit_space,
+    make_searched_plan,
+    parse_search,
+    parse_sizes,
 )  # fmt: skip
 from featherweight.plan.joint_recipe import formats_of, recipe_of
 from featherweight.plan.joint_search import Effort, Outcome, Task, joint_search, sequential_search, shortlist

@@ -9,7 +9,7 @@ from featherweight.core.lazy import torch
 
 def straight_through(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     """`rounded` going forward, the gradient of `values` going back."""
-    return values + (rounded - values).detach()
+    return rounded.detach() + (values - values.detach())  # adds exactly zero
 
 
 def reinmax(logits: torch.Tensor, generator: torch.Generator, temperature: float = 1.0) -> torch.Tensor:

@@ -83,6 +83,12 @@ def reorder(
     return dataclasses.replace(model, entries=entries)
 
 
+def refused_sizes(model: Model, groups: int, hidden: int) -> str | None:
+    """Why stock classes do not load the model with these sizes; None when they do."""
+    wanted = _with_groups(model, groups)
+    return _refusal(dataclasses.replace(wanted, config={**wanted.config, "hidden_size": hidden}))
+
+
 def _sliced(name: str, entry: Entry, cut: Cut) -> Entry:
     """An entry that is cut when it is read."""
     picks = cut.picks(name, len(entry.shape))

@@ -17,7 +17,7 @@ from featherweight.core.architecture import EMBEDDING, HEAD, Architecture
 from featherweight.core.errors import SearchError
 from featherweight.core.formats import get
 from featherweight.core.model import Model
-from featherweight.core.slicing import allowed_groups, narrower_heads
+from featherweight.core.slicing import allowed_groups, narrower_heads, refused_sizes
 
 Option = int | str
 Choice = Mapping[str, Option]
@@ -94,6 +94,7 @@ def space_of(
     options: dict[str, tuple[Option, ...]] = {
         name: _checked(name, each, model) for name, each in given.items() if len(each)
     }
+    _require_loadable(model, options)
     if activations:
         options["activations"] = tuple(sorted(activations))
     units = _units(model.architecture, precision) if formats else {}
@@ -120,6 +121,19 @@ def _checked(name: str, given: Sequence[int], model: Model) -> tuple[int, ...]:
             why = reason or "rotary embeddings turn pairs of channels, so it must be even"
             raise SearchError(f"head_dim of the search for {a.class_name}", f"cannot change: {why}", "leave it out")
     return sizes
+
+
+def _require_loadable(model: Model, options: Mapping[str, tuple[Option, ...]]) -> None:
+    """Refuses sizes of which some pair gives a model that stock classes do not load."""
+    a = model.architecture
+    for hidden in options.get("hidden", ()):
+        for groups in options.get("groups", (a.kv_heads,)):
+            reason = refused_sizes(model, int(groups), int(hidden))
+            if reason is not None:
+                raise SearchError(
+                    f"hidden {hidden} with {groups} groups", f"gives no model that stock classes load ({reason})",
+                    "offer other sizes",
+                )  # fmt: skip
 
 
 def _units(architecture: Architecture, precision: Precision) -> dict[str, str]:

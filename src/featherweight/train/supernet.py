@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from featherweight.core.architecture import block_index
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.numerics import straight_through
@@ -143,15 +142,18 @@ class Supernet:
         return (self._draw["blocks"] @ stays).to(self.device)
 
     def _hook(self) -> None:
-        for name, module in self.module.named_modules():
-            parameter = f"{name}.weight"
-            block = block_index(parameter)
-            if parameter in self.vectors and self.architecture.axes(parameter, 1) == ("hidden",):
-                module.register_forward_hook(self._norm)
-            elif parameter in self.matrices and block is not None and "activations" in self.space.options:
-                module.register_forward_pre_hook(self._round_input)
+        norms = [name for name in self.vectors if name.endswith("norm.weight")]
+        for name in norms:
+            if self.architecture.axes(name, 1) == ("hidden",):
+                self._module_of(name).register_forward_hook(self._norm)
+        if "activations" in self.space.options:
+            for name in self.architecture.linears():
+                self._module_of(name).register_forward_pre_hook(self._round_input)
         for index, layer in enumerate(self.module.model.layers):
             layer.register_forward_hook(self._gated(index), with_kwargs=True)
+
+    def _module_of(self, name: str) -> Any:
+        return self.module.get_submodule(name.rpartition(".")[0])
 
     def _norm(self, module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
         """RMSNorm over the active channels: the module itself would divide by the padded width."""
