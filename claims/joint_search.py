@@ -40,7 +40,7 @@ CLAIM = (
 SEEDS = (0, 1, 2)
 FORMATS = ("int2-g32", "int4-g32", "int8-g32")
 SHARES = (0.1, 0.25, 0.45, 0.7)  # of the way from the smallest choice's bytes to the largest's
-EFFORT = Effort(Turns(rounds=10, weight_steps=4, decision_steps=8, batch=8), judged=8)
+EFFORT = Effort(Turns(rounds=8, weight_steps=2, decision_steps=8, batch=8), judged=8)
 WITHIN = 0.02
 Key = tuple[tuple[str, Any], ...]
 

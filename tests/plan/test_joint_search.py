@@ -22,14 +22,11 @@ from featherweight.plan.expected import ExpectedCost, Limits
 from featherweight.plan.frontier import hypervolume
 from featherweight.plan.joint_plan import (
     check_space,
-    default_sizes,
-    fit_space,
     make_searched_plan,
-    parse_search,
-    parse_sizes,
 )  # fmt: skip
 from featherweight.plan.joint_recipe import formats_of, recipe_of
 from featherweight.plan.joint_search import Effort, Outcome, Task, joint_search, sequential_search, shortlist
+from featherweight.plan.joint_space import default_sizes, fit_space, parse_sizes
 from featherweight.plan.study import Study
 from featherweight.testing.tiny import tiny_run, tiny_tokens
 from featherweight.train.bilevel import Turns
@@ -194,7 +191,10 @@ class TestRefusals:
             (["--search", "magic"], "--search 'magic': is unknown; use planner, joint or sequential."),
             (["--space", "ffn"], "--space 'ffn': is no list of sizes; write for example ffn=768,1152,1536."),
             (["--space", "ffn=12,x"], "--space 'ffn=12,x': is no list of sizes"),
-            (["--space", "depth=2"], "the search space's 'depth': is no decision; use blocks, ffn, groups"),
+            (
+                ["--space", "depth=2"],
+                "the search space's 'depth': is no decision; use blocks, hidden, ffn, groups, head_dim.",
+            ),
             (["--space", "ffn=512"], "ffn of the search: offers 512, but the model has 256; use 1 to 256."),
             (["--space", "head_dim=3"], "it must be even; leave it out."),
             (["--space", "blocks=0"], "blocks of the search: offers 0"),
@@ -214,7 +214,6 @@ class TestRefusals:
 
     def test_parsing(self) -> None:
         assert parse_sizes(["ffn=64, 128", "hidden=32"]) == {"ffn": [64, 128], "hidden": [32]}
-        assert parse_search("sequential") == "sequential"
 
     def test_a_space_is_checked_without_measuring(self, study: Study) -> None:
         made = study.run.store.made

@@ -41,7 +41,7 @@ def fit(
     from featherweight.cli.progress import progress
     from featherweight.cli.tables import print_fit
     from featherweight.core.budget import Budget
-    from featherweight.plan.joint_plan import parse_search, parse_sizes
+    from featherweight.plan.joint_space import check_mode, parse_sizes
     from featherweight.verbs.fit import fit as run
     from featherweight.verbs.prepare import Settings
     from featherweight.verbs.report import report
@@ -49,6 +49,7 @@ def fit(
     budget = Budget(
         memory=memory, quality=quality, latency=latency, resident=resident, context=context, threads=threads
     )
+    check_mode(search)
     result = run(
         model,
         budget,
@@ -59,7 +60,7 @@ def fit(
             trials=trials,
             seed=seed,
             device=device,
-            search=parse_search(search),
+            search=search,  # type: ignore[arg-type]
             search_rounds=search_rounds,
             search_space=parse_sizes(space or []),
         ),

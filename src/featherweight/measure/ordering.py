@@ -40,8 +40,8 @@ class Order:
 
     def reversed(self) -> Order:
         """The least important first: a control."""
-        flipped = ({block: [*reversed(each)] for block, each in axis.items()} for axis in (self.ffn, self.groups))
-        return Order([*reversed(self.blocks)], *flipped, [*reversed(self.hidden)])
+        ffn, groups = ({block: [*reversed(each)] for block, each in axis.items()} for axis in (self.ffn, self.groups))
+        return Order([*reversed(self.blocks)], ffn, groups, [*reversed(self.hidden)])
 
     def rank(self, block: int) -> int:
         """How many blocks matter more than this one."""
@@ -57,11 +57,7 @@ def importance_order(model: Model, run: Run) -> Order:
     tokens = run.tokens("the order of importance")
     facts = {"model": model.fingerprint, "tokens": tokens.digest}
     found = run.store.json("importance-order", facts, lambda: _measure(model, run))
-    return Order(found["blocks"], *_by_block(found["ffn"], found["groups"]), found["hidden"])
-
-
-def _by_block(*found: Sequence[Sequence[int]]) -> tuple[dict[int, Sequence[int]], ...]:
-    return tuple(dict(enumerate(each)) for each in found)
+    return Order(found["blocks"], dict(enumerate(found["ffn"])), dict(enumerate(found["groups"])), found["hidden"])
 
 
 def random_order(model: Model, run: Run) -> Order:

@@ -7,14 +7,10 @@ judged by the same code, and nothing that the search believed is trusted beyond 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from featherweight.core.errors import SearchError
 from featherweight.core.lazy import torch
-from featherweight.core.model import Model
-from featherweight.core.slicing import allowed_groups
 from featherweight.core.technique import Technique
 from featherweight.measure.ordering import Order, importance_order
 from featherweight.plan.candidates import Candidate, Cut
@@ -22,84 +18,17 @@ from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.expected import ExpectedCost, Limits, require_feasible
 from featherweight.plan.joint_recipe import recipe_of
 from featherweight.plan.joint_search import Effort, Found, Outcome, Task, joint_search, sequential_search
+from featherweight.plan.joint_space import REFERENCE, Mode, Sizes, fit_space
 from featherweight.plan.planner import Plan
 from featherweight.plan.search import Search
 from featherweight.plan.study import Study
 from featherweight.train.bilevel import Turns
 from featherweight.train.decisions import one_hot
-from featherweight.train.space import Choice, Space, space_of
+from featherweight.train.space import Choice, Space
 
-Mode = Literal["joint", "sequential"]
-Sizes = Mapping[str, Sequence[int]]
-"""Options by decision, instead of the usual ones."""
-
-# Few formats of well-spaced sizes: every one of them is a copy of all weights while the search runs.
-_OFFERED = {
-    "gguf": ("Q2_K", "Q3_K", "IQ4_NL", "Q5_0", "Q8_0"),
-    "compressed-tensors": ("int4-g64", "int4-g32", "int8-g64"),
-}
-_REFERENCE = {"gguf": "Q5_0", "compressed-tensors": "int4-g32"}
-_SHARES = (0.5, 0.75, 0.875, 1.0)
-_MULTIPLE = 256  # of FFN channels where there are that many, so that K-quants fit
 _TRIED = 3  # of the judged choices are made and measured
 ROUNDING = "gptq"
 FIT_TURNS = Turns(weight_steps=2, decision_steps=4, batch=2)  # a step of a real model takes seconds
-
-
-def parse_search(text: str) -> Literal["planner", "joint", "sequential"]:
-    """Where candidates come from, as the command line says it.
-
-    Raises:
-        SearchError: it is none of these.
-    """
-    for name in ("planner", "joint", "sequential"):
-        if text == name:
-            return name  # type: ignore[return-value]
-    raise SearchError(f"--search {text!r}", "is unknown", "use planner, joint or sequential")
-
-
-def parse_sizes(given: Sequence[str]) -> dict[str, list[int]]:
-    """Options by decision from lines like "ffn=768,1152,1536".
-
-    Raises:
-        SearchError: a line that says something else.
-    """
-    sizes = {}
-    for line in given:
-        name, _, options = line.partition("=")
-        numbers = [each.strip() for each in options.split(",")]
-        if not name.strip() or not all(each.isdecimal() for each in numbers):
-            raise SearchError(f"--space {line!r}", "is no list of sizes", "write for example ffn=768,1152,1536")
-        sizes[name.strip()] = [int(each) for each in numbers]
-    return sizes
-
-
-def default_sizes(model: Model) -> dict[str, Sequence[int]]:
-    """Depths, FFN widths and groups to choose from; the residual stream and the heads stay unless asked for.
-
-    Without training afterwards a narrower residual stream costs more than any of these on the models we tried.
-    """
-    a = model.architecture
-    unit = _MULTIPLE if a.size("ffn") % _MULTIPLE == 0 and a.size("ffn") > 2 * _MULTIPLE else 32
-    depths = {max(1, round(a.blocks * share)) for share in (0.7, 0.8, 0.9, 1.0)}
-    widths = {max(unit, round(a.size("ffn") * share / unit) * unit) for share in _SHARES}
-    return {"blocks": sorted(depths), "ffn": sorted(widths), "groups": allowed_groups(model)[-2:]}
-
-
-def fit_space(model: Model, runtime: str, sizes: Sizes | None = None) -> Space:
-    """What fit searches: sizes everywhere alike, one format a group of linears with the same input.
-
-    Raises:
-        SearchError: an option that the model cannot take.
-    """
-    given = {**default_sizes(model), **(sizes or {})}
-    unknown = sorted(set(given) - {"blocks", "ffn", "groups", "head_dim", "hidden"})
-    if unknown:
-        raise SearchError(
-            f"the search space's {unknown[0]!r}", "is no decision", "use blocks, ffn, groups, head_dim, hidden"
-        )
-    offered = _OFFERED[runtime]
-    return space_of(model, **given, formats=offered, ends=offered if runtime == "gguf" else ())  # type: ignore[arg-type]
 
 
 def cost_of(study: Study, space: Space, order: Order) -> ExpectedCost:
@@ -159,7 +88,7 @@ def make_searched_plan(
     if mode == "joint":
         outcome = joint_search(task, study.run, effort)
     else:
-        outcome = sequential_search(task, study.run, effort, _REFERENCE[runtime])
+        outcome = sequential_search(task, study.run, effort, REFERENCE[runtime])
     search = Search(evaluator)
     search.climb(_candidates(task, outcome, size))
     return Plan(search.trials, tokens=evaluator.tokens_spent, search={"mode": mode, **outcome.to_dict()})

@@ -93,7 +93,8 @@ class Supernet:
         self._draw = draw
         weights = {name: each.to(self.device) for name, each in self._weights(draw, corrections)}
         result = torch.func.functional_call(self.module, weights, (ids.to(self.device),), {"use_cache": False})
-        return result.logits
+        logits: torch.Tensor = result.logits
+        return logits
 
     def loss(self, ids: torch.Tensor, draw: Draw, corrections: str = "still") -> torch.Tensor:
         """Mean next-token negative log-likelihood, nats."""
@@ -161,7 +162,7 @@ class Supernet:
             return None
         values = inputs[0].float()
         square = values.square().sum(-1, keepdim=True) / self._active
-        weight = self.architecture.norm_offset + module.weight
+        weight: torch.Tensor = self.architecture.norm_offset + module.weight
         return (values * torch.rsqrt(square + self.epsilon) * weight).to(output.dtype)
 
     def _gated(self, index: int) -> Any:
@@ -184,8 +185,9 @@ class Supernet:
 
 
 def _weighted(kinds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weighted sum over the first dimension; one for certain is taken as it is."""
-    return torch.tensordot(weights.to(kinds.device), kinds, dims=1)
+    """The weighted sum over the first dimension."""
+    total: torch.Tensor = torch.tensordot(weights.to(kinds.device), kinds, dims=1)
+    return total
 
 
 def rounded_inputs(values: torch.Tensor, bits: int) -> torch.Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from featherweight.core.budget import Budget
 from featherweight.core.chat import write_chat
@@ -19,6 +18,7 @@ from featherweight.core.source import default_cache, open_model
 from featherweight.core.store import Store
 from featherweight.plan.exporter import Exporter
 from featherweight.plan.goal import Goal
+from featherweight.plan.joint_space import Mode, Sizes
 from featherweight.plan.study import Study
 from featherweight.verbs.timing import parent_figures
 
@@ -48,9 +48,9 @@ class Settings:
     trials: int = 1
     seed: int = 0
     device: str = "cpu"
-    search: Literal["planner", "joint", "sequential"] = "planner"
+    search: Mode = "planner"
     search_rounds: int = 10
-    search_space: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    search_space: Sizes = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
