@@ -1,7 +1,7 @@
 """A toy: a four-block Llama that reads characters, trained for some seconds on text that every Python holds.
 
-Small enough that every choice of a search space can be made and measured. The text is
-pydoc's topics; rows of the four parts come from different pieces of it.
+Small enough that every choice of a search space can be made and measured. The text is pydoc's topics; rows of the four
+parts come from different pieces of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from featherweight.core.model import Model
 from featherweight.core.source import open_folder
 from featherweight.train.loop import Schedule, minimise, shuffled
 
-LENGTH = 64
+LENGTH = 48
 _SHAPE = {
     "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256, "tie_word_embeddings": True,
@@ -61,7 +61,7 @@ def vocabulary() -> dict[str, int]:
     return {each: index + 1 for index, each in enumerate(sorted(counts, key=lambda c: (-counts[c], c))[:95])}
 
 
-def trained_toy(folder: Path, seed: int, steps: int = 240) -> Toy:
+def trained_toy(folder: Path, seed: int, steps: int = 200) -> Toy:
     """Trains the toy and writes it into `folder`; another seed is another model on the same text."""
     documents = character_rows(vocabulary())
     # Documents, not rows, are dealt out: what is judged on was never near what was learnt from.

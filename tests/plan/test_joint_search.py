@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from featherweight.core.budget import Budget
-from featherweight.core.errors import SearchError
+from featherweight.core.errors import RecipeError, SearchError
 from featherweight.core.model import Model
 from featherweight.core.recipe import Recipe
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
+from featherweight.core.technique import techniques
 from featherweight.measure.ordering import importance_order
 from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.expected import ExpectedCost, Limits
@@ -24,7 +25,7 @@ from featherweight.plan.joint_plan import (
     check_space,
     make_searched_plan,
 )  # fmt: skip
-from featherweight.plan.joint_recipe import formats_of, recipe_of
+from featherweight.plan.joint_recipe import HEAL, formats_of, recipe_of
 from featherweight.plan.joint_search import Effort, Outcome, Task, joint_search, sequential_search, shortlist
 from featherweight.plan.joint_space import default_sizes, fit_space, parse_sizes
 from featherweight.plan.study import Study
@@ -150,6 +151,16 @@ class TestRecipe:
         expected = formats_of(task.model, space, task.cost.order, choice)
         assert {name: child.entries[name].format for name in expected} == expected
 
+    def test_training_is_a_step_by_name(self, task: Task) -> None:
+        """Between cutting and rounding; the technique may come from another package."""
+        choice = task.cost.smallest()
+        if HEAL in techniques():
+            recipe = recipe_of(task.model, task.space, task.cost.order, choice, heal={})
+            assert [step.name for step in recipe] == ["subnet", HEAL, "rtn"]
+        else:
+            with pytest.raises(RecipeError, match="technique 'heal': is unknown"):
+                recipe_of(task.model, task.space, task.cost.order, choice, heal={})
+
     def test_nothing_searched_is_nothing_done(self, task: Task) -> None:
         assert len(recipe_of(task.model, space_of(task.model), task.cost.order, {})) == 0
 
@@ -188,7 +199,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "reason"),
         [
-            (["--search", "magic"], "--search 'magic': is unknown; use planner, joint or sequential."),
+            (["--search", "magic"], "--search 'magic': is unknown; use planner, joint, sequential."),
             (["--space", "ffn"], "--space 'ffn': is no list of sizes; write for example ffn=768,1152,1536."),
             (["--space", "ffn=12,x"], "--space 'ffn=12,x': is no list of sizes"),
             (

@@ -9,11 +9,11 @@ from featherweight.core.architecture import EMBEDDING, HEAD, block_index, block_
 from featherweight.core.model import Model
 from featherweight.core.quantizer import KEEP
 from featherweight.core.recipe import Recipe
-from featherweight.core.technique import Technique, build, techniques
+from featherweight.core.technique import Technique, build
 from featherweight.measure.ordering import Order
 from featherweight.train.space import WIDTHS, Choice, Space
 
-HEAL = "heal"
+HEAL = "heal"  # the technique that trains the cut model on what its parent computes
 
 
 def recipe_of(
@@ -40,11 +40,6 @@ def recipe_of(
         steps.append(build(HEAL, dict(heal)))
     formats = formats_of(model, space, order, choice)
     return Recipe((*steps, build(rounding, _fields(formats)))) if formats else Recipe(tuple(steps))
-
-
-def can_heal() -> bool:
-    """Whether a technique of that name is installed."""
-    return HEAL in techniques()
 
 
 def formats_of(model: Model, space: Space, order: Order, choice: Choice) -> dict[str, str]:

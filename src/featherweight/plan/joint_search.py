@@ -207,6 +207,8 @@ def _formats(
         unit: {str(kind): -float(each) for kind, each in zip(task.space.options[unit], means[unit], strict=True)}
         for unit in units
     }
+    if room <= 0:
+        return []
     if math.prod(len(row) for row in units.values()) > _ENUMERATED:
         try:
             chosen = allocate({unit: _above_zero(row) for unit, row in losses.items()}, units, room)

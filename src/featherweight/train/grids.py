@@ -55,6 +55,21 @@ class Grids:
         """The same without corrections: what rounding to nearest gives."""
         return torch.stack([each.values for each in self.fitted]) if self.fitted else self.weight[None]
 
+    def mixture(self, shares: torch.Tensor | None, corrections: str) -> torch.Tensor:
+        """The matrix with its formats in some shares, [rows, columns].
+
+        Args:
+            shares: of the formats, [formats]; None where there is nothing to mix.
+            corrections: "moving" with their gradients; "still" without; "none" leaves them out.
+        """
+        if shares is None or not self.fitted:
+            return self.weight
+        if corrections == "none" and float(shares.max()) == 1:
+            return self.fitted[int(shares.argmax())].values
+        kinds = {"moving": self.rounded, "still": self.still, "none": self.uncorrected}[corrections]()
+        mixed: torch.Tensor = torch.tensordot(shares, kinds, dims=1)
+        return mixed
+
     def still(self) -> torch.Tensor:
         """`rounded` without gradients, computed once until `moved`."""
         if self._still is None:

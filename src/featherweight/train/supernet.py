@@ -106,9 +106,8 @@ class Supernet:
         hidden = lengths.get("hidden")
         self._active = None if hidden is None else hidden.sum().to(self.device)
         for name, matrix in self.matrices.items():
-            kinds = {"moving": matrix.rounded, "still": matrix.still, "none": matrix.uncorrected}[corrections]()
             unit = self.space.formats.get(name)
-            weight = kinds[0] if unit is None or len(kinds) == 1 else _weighted(kinds, draw[unit])
+            weight = matrix.mixture(None if unit is None else draw[unit], corrections)
             yield name, mixed(weight, *(lengths.get(axis) for axis in self.architecture.axes(name, 2)))
         for name, vector in self.vectors.items():
             axis = self.architecture.axes(name, 1)[0]
@@ -181,13 +180,7 @@ class Supernet:
         options = [int(bits) for bits in self.space.options["activations"]]
         weights = self._draw["activations"].to(self.device)
         kinds = torch.stack([rounded_inputs(inputs[0], bits) for bits in options])
-        return (kinds[0] if len(options) == 1 else _weighted(kinds, weights), *inputs[1:])
-
-
-def _weighted(kinds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weighted sum over the first dimension."""
-    total: torch.Tensor = torch.tensordot(weights.to(kinds.device), kinds, dims=1)
-    return total
+        return (torch.tensordot(weights, kinds, dims=1), *inputs[1:])
 
 
 def rounded_inputs(values: torch.Tensor, bits: int) -> torch.Tensor:

@@ -51,7 +51,9 @@ def rehearse(
             Path(folder) / "run",
             format=format,
             text=text,
-            settings=Settings(**_ROWS, seed=settings.seed, device=settings.device),
+            settings=Settings(
+                **_ROWS, seed=settings.seed, device=settings.device, search=settings.search, search_rounds=2
+            ),
             cache=Path(folder) / "cache",
         )
     progress.say("the rehearsal went through")
