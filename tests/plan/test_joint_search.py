@@ -26,8 +26,9 @@ from featherweight.plan.joint_plan import (
     make_searched_plan,
 )  # fmt: skip
 from featherweight.plan.joint_recipe import HEAL, formats_of, recipe_of
-from featherweight.plan.joint_search import Effort, Outcome, Task, joint_search, sequential_search, shortlist
+from featherweight.plan.joint_search import Effort, Outcome, Task, joint_search, sequential_search
 from featherweight.plan.joint_space import default_sizes, fit_space, parse_sizes
+from featherweight.plan.shortlist import shortlist
 from featherweight.plan.study import Study
 from featherweight.testing.tiny import tiny_run, tiny_tokens
 from featherweight.train.bilevel import Turns
@@ -111,18 +112,18 @@ def test_the_shortlist_is_the_likeliest_that_fit(task: Task) -> None:
         decisions.logits[name] = torch.linspace(-1, 1, len(logits))
     every = sorted(task.space.choices(), key=lambda choice: -decisions.log_probability(choice))
     allowed = [choice for choice in every if task.cost.bytes_of(choice) <= task.limits.most]
-    ours = [decisions.log_probability(choice) for choice in shortlist(task, decisions, 6)]
+    ours = [decisions.log_probability(choice) for choice in shortlist(task.cost, task.limits, decisions, 6)]
     assert ours == pytest.approx([decisions.log_probability(choice) for choice in allowed[:6]])
 
 
-def test_formats_of_large_spaces_are_solved_for(trained: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_of_large_spaces_are_solved_for(trained: Path, run: Run) -> None:
     model = open_folder(trained)
     space = space_of(model, ffn=[128, 256], formats=["int2-g32", "int4-g32", "int8-g32"], precision="layer")
     cost = ExpectedCost(model, space, importance_order(model, run), "BF16", "BF16")
     assert space.size > 4096
     largest = max(cost.bytes_of({**cost.smallest(), "ffn": size}) for size in (128, 256))
     big = Task(model, cost, Limits(int(1.4 * largest)), run.calibration.ids, run.calibration.ids)
-    found = shortlist(big, Decisions(space, torch.Generator().manual_seed(0)), 4)
+    found = shortlist(cost, big.limits, Decisions(space, torch.Generator().manual_seed(0)), 4)
     assert {choice["ffn"] for choice in found} == {128, 256}
     assert all(cost.bytes_of(choice) <= big.limits.most for choice in found)
 

@@ -12,25 +12,22 @@ model belongs to the step `heal` where that is installed.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from featherweight.core.errors import BudgetError
-from featherweight.core.knapsack import allocate
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.plan.expected import ExpectedCost, Limits, require_feasible
+from featherweight.plan.shortlist import shortlist
 from featherweight.train.bilevel import Trace, Turns, search
 from featherweight.train.decisions import Decisions, one_hot
 from featherweight.train.space import FORMAT, Option, Space
 from featherweight.train.supernet import Supernet
 
-_ENUMERATED = 4096  # choices that are looked at one by one; of larger spaces, architectures are, and formats solved for
+_EXACT = "F32"  # what nothing is rounded in
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def joint_search(task: Task, run: Run, effort: Effort) -> Outcome:
     """
     require_feasible(task.cost, task.limits)
     started = time.perf_counter()
-    space = task.space if task.rounded else Space(task.space.options, {})
+    space = task.space if task.rounded else task.space.only(dict.fromkeys(task.space.formats.values(), _EXACT))
     supernet = Supernet(task.model, space, task.cost.order, effort.rank, run.generator("corrections"), run.device)
     decisions = Decisions(task.space, run.generator("decisions"), effort.drawn)
 
@@ -142,7 +139,8 @@ def joint_search(task: Task, run: Run, effort: Effort) -> Outcome:
 
     trace = search(supernet, decisions, task.training, task.validation, penalty, effort.turns, run.progress)
     found = [
-        _judged(supernet, task, choice, effort.turns.batch) for choice in shortlist(task, decisions, effort.judged)
+        _judged(supernet, task, choice, effort.turns.batch)
+        for choice in shortlist(task.cost, task.limits, decisions, effort.judged)
     ]
     found.sort(key=lambda each: each.nll)
     return Outcome(found, _readable(decisions), trace, time.perf_counter() - started)
@@ -178,54 +176,9 @@ def _sizes_only(task: Task, reference: str) -> Task:
     }
     sizes = task.within(task.space.only(fixed), rounded=False)
     least = sizes.cost.smallest()
-    return (
-        sizes
-        if task.limits.allows(sizes.cost, least)
-        else task.within(task.space.only(least), rounded=False, limits=Limits(sizes.cost.bytes_of(least)))
-    )
-
-
-def shortlist(task: Task, decisions: Decisions, count: int) -> list[dict[str, Option]]:
-    """The likeliest choices that keep to the limits; the smallest where the likely ones do not."""
-    means = {name: each.detach().double().clamp(min=1e-9).log() for name, each in decisions.probabilities().items()}
-    scored: list[tuple[float, dict[str, Option]]] = []
-    for architecture in task.space.architectures():
-        score = sum(float(means[name][task.space.options[name].index(each)]) for name, each in architecture.items())
-        scored += [(score + more, {**architecture, **formats}) for more, formats in _formats(task, architecture, means)]
-    scored.sort(key=lambda pair: -pair[0])
-    allowed = (choice for _, choice in scored if task.limits.allows(task.cost, choice))
-    return list(itertools.islice(allowed, count)) or [task.cost.smallest()]
-
-
-def _formats(
-    task: Task, architecture: Mapping[str, Option], means: Mapping[str, torch.Tensor]
-) -> list[tuple[float, dict[str, Option]]]:
-    """Formats that fit beside an architecture with their log probability: all of them, or the likeliest of too many."""
-    units, rest = task.cost.by_unit(architecture)
-    room = int(task.limits.most) - rest
-    losses = {
-        unit: {str(kind): -float(each) for kind, each in zip(task.space.options[unit], means[unit], strict=True)}
-        for unit in units
-    }
-    if room <= 0:
-        return []
-    if math.prod(len(row) for row in units.values()) > _ENUMERATED:
-        try:
-            chosen = allocate({unit: _above_zero(row) for unit, row in losses.items()}, units, room)
-        except BudgetError:
-            return []
-        return [(-sum(losses[unit][kind] for unit, kind in chosen.items()), dict(chosen))]
-    found: list[tuple[float, dict[str, Option]]] = []
-    for picked in itertools.product(*units.values()):
-        pairs = dict(zip(units, picked, strict=True))
-        if sum(units[unit][kind] for unit, kind in pairs.items()) <= room:
-            found.append((-sum(losses[unit][kind] for unit, kind in pairs.items()), dict(pairs)))
-    return found
-
-
-def _above_zero(row: Mapping[str, float]) -> dict[str, float]:
-    least = min(row.values())
-    return {kind: loss - least for kind, loss in row.items()}
+    if task.limits.allows(sizes.cost, least):
+        return sizes
+    return task.within(task.space.only(least), rounded=False, limits=Limits(sizes.cost.bytes_of(least)))
 
 
 def _judged(supernet: Supernet, task: Task, choice: Mapping[str, Option], batch: int) -> Found:
