@@ -78,6 +78,13 @@ def fit_space(model: Model, runtime: str, sizes: Sizes | None = None) -> Space:
             raise SearchError(f"the search space's {name!r}", "is no decision", f"use {', '.join(decisions)}")
     offered = _OFFERED[runtime]
     ends = offered if runtime == "gguf" else ()
-    blocks, *widths = (given.get(name, ()) for name in decisions)
-    by_name = dict(zip(WIDTHS, widths, strict=True))
-    return space_of(model, blocks, formats=offered, ends=ends, **by_name)
+    return space_of(
+        model,
+        given.get("blocks", ()),
+        given.get("ffn", ()),
+        given.get("groups", ()),
+        given.get("head_dim", ()),
+        given.get("hidden", ()),
+        formats=offered,
+        ends=ends,
+    )
