@@ -13,6 +13,8 @@ from featherweight.core.model import Model
 from featherweight.core.recipe import Recipe
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
+from featherweight.export.gguf import as_stored, write_gguf
+from featherweight.export.reload import check_reload
 from featherweight.measure.ordering import block_importance, importance_order, random_order
 from featherweight.techniques.prune.subnet import Subnet
 from featherweight.testing.conformance import check_technique
@@ -74,6 +76,13 @@ def test_the_order_of_importance_and_its_controls(model: Model, run: Run) -> Non
         kind: Subnet(ffn=64, order=kind).apply(model, run).fingerprint for kind in ("importance", "random", "reversed")
     }
     assert len(set(children.values())) == 3
+
+
+def test_it_runs_in_llama_cpp(model: Model, run: Run, tmp_path: Path) -> None:
+    """Another rotary base, another divisor of the scores, plain slices of the norms: the runtime computes the same."""
+    child = as_stored(Subnet(blocks=3, ffn=128, groups=2, head_dim=16, hidden=32).apply(model, run))
+    write_gguf(child, tmp_path / "model.gguf")
+    assert check_reload(child, tmp_path / "model.gguf").difference < 1e-3
 
 
 def test_more_than_there_is_is_refused(model: Model, run: Run) -> None:
