@@ -212,6 +212,10 @@ class TestRefusals:
             (["--space", "blocks=0"], "blocks of the search: offers 0"),
             (["--space", "ffn=33"], "do not store rows of [33] weights; offer widths that are multiples"),
             (["--memory", "50kB"], "holds none within"),
+            (
+                ["--search", "planner", "--space", "ffn=64"],
+                "--space: says what to search, and --search is planner; add",
+            ),
         ],
     )
     def test_one_sentence_and_nothing_written(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import Budget
+from featherweight.core.errors import SearchError
 from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
@@ -127,6 +128,8 @@ def fit(
 
 def _check_search(settings: Settings, parent: Model, writer: Exporter, goal: Goal, rows: Rows) -> None:
     """Refuses a space to search before anything is written."""
+    if settings.search == "planner" and settings.search_space:
+        raise SearchError("--space", "says what to search, and --search is planner", "add --search joint")
     if settings.search != "planner":
         study = Study(parent, writer, goal, rows.calibration, rows.selection, rows.held_out, Run())
         check_space(study, settings.search_space)
