@@ -16,7 +16,7 @@ from featherweight.core.architecture import EMBEDDING, HEAD, block_part, support
 from featherweight.core.errors import FormatError, SliceError
 from featherweight.core.formats import get
 from featherweight.core.model import Model
-from featherweight.core.slicing import Keep, allowed_groups, slice_model
+from featherweight.core.slicing import Keep, allowed_groups, reorder, slice_model
 from featherweight.core.source import open_folder
 from featherweight.testing.tiny import tiny_model
 
@@ -300,3 +300,85 @@ def test_untouched_tensors_are_shared(models_folder: Path) -> None:
     sliced = slice_model(model, Keep(ffn=everywhere(range(64))))
     for name in (EMBEDDING, HEAD, model.architecture.linear(1, "self_attn.q_proj")):
         assert sliced.entries[name] is model.entries[name], block_part(name)
+
+
+class TestRenormalised:
+    @pytest.mark.parametrize("tied", [False, True])
+    @pytest.mark.parametrize("model_type", supported())
+    def test_weights_are_plain_slices_and_norms_divide_by_what_is_left(
+        self, models_folder: Path, model_type: str, tied: bool
+    ) -> None:
+        model = opened(models_folder, model_type, tie_word_embeddings=tied)
+        hidden = sorted(set(range(model.architecture.size("hidden"))) - {1, 5, 9, 13, 17, 21, 25, 29})
+        child = slice_model(model, Keep(hidden=hidden, renormalise=True))
+        assert child.settings["rms_norm_eps"] == model.settings["rms_norm_eps"]
+        name = "model.layers.0.input_layernorm.weight"
+        assert torch.equal(child.tensor(name), model.tensor(name)[hidden])
+        inputs = torch.randn(3, len(hidden), generator=torch.Generator().manual_seed(0))
+        output = child.module().model.layers[0].input_layernorm(inputs)
+        weight = child.architecture.norm_offset + child.tensor(name)
+        root = (inputs.square().mean(-1, keepdim=True) + child.settings["rms_norm_eps"]).sqrt()
+        torch.testing.assert_close(output, inputs / root * weight)
+
+    def test_what_the_module_multiplies_embeddings_by_is_made_up_for(self, models_folder: Path) -> None:
+        model = opened(models_folder, "gemma3_text")
+        child = slice_model(model, Keep(hidden=range(32), renormalise=True))
+        embedded = [each.module().get_input_embeddings()(TOKENS) for each in (model, child)]
+        torch.testing.assert_close(embedded[1], embedded[0][..., :32])
+
+
+class TestNarrowerHeads:
+    @pytest.mark.parametrize("kept", [2, 16, 30])
+    @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2"])
+    def test_it_equals_zeroed_pairs(self, models_folder: Path, model_type: str, kept: int) -> None:
+        model = opened(models_folder, model_type)
+        child = slice_model(model, Keep(head_dim=kept))
+        module, width = model.module(), model.architecture.head_dim
+        stays = torch.zeros(width).index_fill_(0, torch.cat([torch.arange(kept // 2)] * 2), 1)
+        stays[width // 2 :] = stays[: width // 2]
+        for block in module.model.layers:
+            for linear in (block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj):
+                mask = stays.repeat(linear.weight.shape[0] // width)
+                linear.weight.data = linear.weight.data * mask[:, None]
+                if linear.bias is not None:
+                    linear.bias.data = linear.bias.data * mask
+        assert child.architecture.head_dim == kept
+        assert (logits(child.module()) - logits(module)).abs().max() <= 1e-5
+
+    def test_groups_and_channels_together(self, models_folder: Path) -> None:
+        model = opened(models_folder)
+        both = slice_model(model, Keep(groups=everywhere([1, 3]), head_dim=16))
+        one_by_one = slice_model(slice_model(model, Keep(groups=everywhere([1, 3]))), Keep(head_dim=16))
+        assert both.fingerprint == one_by_one.fingerprint
+
+    def test_keeping_all_channels_is_the_same_model(self, models_folder: Path) -> None:
+        model = opened(models_folder)
+        assert slice_model(model, Keep(head_dim=model.architecture.head_dim)) is model
+
+    @pytest.mark.parametrize("kept", [0, 3, 64])
+    def test_torn_pairs_are_refused(self, models_folder: Path, kept: int) -> None:
+        with pytest.raises(SliceError, match=rf"head channels to keep: are {kept} of 32; keep an even number"):
+            slice_model(opened(models_folder), Keep(head_dim=kept))
+
+    @pytest.mark.parametrize(
+        ("model_type", "reason"),
+        [("qwen3", "norms inside the heads"), ("gemma3_text", "no single base"), ("phi3", "in one matrix")],
+    )
+    def test_architectures_that_cannot_are_named(self, models_folder: Path, model_type: str, reason: str) -> None:
+        with pytest.raises(SliceError, match=reason):
+            slice_model(opened(models_folder, model_type), Keep(head_dim=16))
+
+
+@pytest.mark.parametrize("model_type", supported())
+def test_another_order_of_channels_computes_the_same(models_folder: Path, model_type: str) -> None:
+    model = opened(models_folder, model_type)
+    generator = torch.Generator().manual_seed(0)
+
+    def shuffled(count: int) -> list[int]:
+        return torch.randperm(count, generator=generator).tolist()
+
+    ffn, groups = ({block: shuffled(count) for block in range(BLOCKS)} for count in (FFN, GROUPS))
+    other = reorder(model, ffn, groups, shuffled(model.architecture.size("hidden")))
+    assert other.fingerprint != model.fingerprint
+    torch.testing.assert_close(logits(other.module()), logits(model.module()), atol=1e-5, rtol=1e-5)
+    assert reorder(model).fingerprint == model.fingerprint

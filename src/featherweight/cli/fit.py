@@ -23,6 +23,13 @@ def fit(
     trials: Annotated[int, typer.Option(min=0, help="variations to try around the best candidate")] = 1,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
+    search: Annotated[
+        str, typer.Option(help="planner; joint (sizes and formats in one search); sequential (its control)")
+    ] = "planner",
+    search_rounds: Annotated[int, typer.Option(min=1, help="turns of a joint or sequential search")] = 10,
+    space: Annotated[
+        list[str] | None, typer.Option(help="sizes to search instead of the usual ones: ffn=768,1152,1536")
+    ] = None,
     reuse: options.Reuse = None,
     resume: options.Resume = False,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="first run everything on a tiny random model")] = False,
@@ -35,6 +42,7 @@ def fit(
     from featherweight.cli.progress import progress
     from featherweight.cli.tables import print_fit
     from featherweight.core.budget import Budget
+    from featherweight.plan.joint_space import check_mode, parse_sizes
     from featherweight.verbs.fit import fit as run
     from featherweight.verbs.prepare import Settings
     from featherweight.verbs.report import report
@@ -42,13 +50,21 @@ def fit(
     budget = Budget(
         memory=memory, quality=quality, latency=latency, resident=resident, context=context, threads=threads
     )
+    check_mode(search)
     result = run(
         model,
         budget,
         out,
         format=format,
         text=text,
-        settings=Settings(trials=trials, seed=seed, device=device),
+        settings=Settings(
+            trials=trials,
+            seed=seed,
+            device=device,
+            search=search,  # type: ignore[arg-type]
+            search_rounds=search_rounds,
+            search_space=parse_sizes(space or []),
+        ),
         reuse=reuse,
         resume=resume,
         rehearsal=rehearse,

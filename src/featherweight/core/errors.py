@@ -56,6 +56,10 @@ class TrainingError(FeatherweightError):
     """Training that cannot go on: a loss that is not a number, or nothing left to train."""
 
 
+class SearchError(FeatherweightError):
+    """A search space that the model does not have, or in which nothing is small enough."""
+
+
 class OutputError(FeatherweightError):
     """An output that exists already or cannot be written."""
 

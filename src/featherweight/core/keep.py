@@ -1,7 +1,8 @@
 """A plan of what to keep of a model, checked against it and turned into indices along each tensor's dimensions.
 
 Knows axes and counts, no weights. Every block keeps equally many channels and groups, because the stock classes ask for
-it; heads are never split, so rotary pairs stay together.
+it. A head that gets narrower keeps the first rotary pairs {i, i + half}: rotation turns channels i and i + half
+together, so cutting the last channels would tear every pair apart.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ class Keep:
         ffn: FFN channels, by the index that a kept block has in the model to be sliced.
         groups: key/value heads, each with the query heads that read it, by block in the same way.
         hidden: channels of the residual stream.
+        head_dim: channels of every head, the first half of them from each half of the head.
+        renormalise: norms divide by the root mean square over the kept hidden channels alone, instead of computing as
+            if the dropped ones were zero: right where those are as large as the kept ones.
     """
 
     blocks: Sequence[int] | None = None
     ffn: Mapping[int, Sequence[int]] | None = None
     groups: Mapping[int, Sequence[int]] | None = None
     hidden: Sequence[int] | None = None
+    head_dim: int | None = None
+    renormalise: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,14 @@ class Cut:
     ffn: Mapping[int, Sequence[int]] | None
     groups: Mapping[int, Sequence[int]] | None
     hidden: Sequence[int] | None
+    head_dim: int | None = None
+    renormalise: bool = False
 
     @property
     def whole(self) -> bool:
         """Whether nothing is dropped."""
-        all_blocks = len(self.blocks) == self.architecture.blocks
-        return all_blocks and self.ffn is None and self.groups is None and self.hidden is None
+        choices = (self.ffn, self.groups, self.hidden, self.head_dim)
+        return len(self.blocks) == self.architecture.blocks and all(choice is None for choice in choices)
 
     def picks(self, name: str, dimensions: int) -> Picks:
         """The indices to keep of each dimension of a parameter."""
@@ -72,14 +80,24 @@ class Cut:
             return torch.tensor(self.hidden)
         if axis == "ffn" and self.ffn is not None and block is not None:
             return torch.tensor(self.ffn[block])
-        if axis in ("query", "kv") and self.groups is not None and block is not None:
-            heads = 1 if axis == "kv" else self.architecture.heads_a_group
-            width = heads * self.architecture.head_dim
-            return (torch.tensor(self.groups[block])[:, None] * width + torch.arange(width)).flatten()
+        if axis in ("query", "kv") and block is not None:
+            return self._heads(1 if axis == "kv" else self.architecture.heads_a_group, block)
         return None
+
+    def _heads(self, heads: int, block: int) -> torch.Tensor | None:
+        """Channels of the kept groups of `heads` heads each."""
+        if self.groups is None and self.head_dim is None:
+            return None
+        groups = range(self.architecture.kv_heads) if self.groups is None else self.groups[block]
+        each = torch.tensor(list(groups))[:, None] * heads + torch.arange(heads)
+        within = rotary_pairs(self.architecture.head_dim, self.head_dim or self.architecture.head_dim)
+        return (each.reshape(-1, 1) * self.architecture.head_dim + within).flatten()
 
     def rescaling(self, name: str, axes: Sequence[str]) -> tuple[float, float]:
         """Factor and offset of a parameter that depends on the hidden size: (offset + values) * factor - offset."""
+        if axes[0] == "query" and self.head_dim is not None:
+            # Scores are divided by the root of the head's width, which is another one now.
+            return math.sqrt(self.head_dim / self.architecture.head_dim), 0.0
         if self.hidden is None:
             return 1.0, 0.0
         wider = math.sqrt(self.architecture.sizes["hidden"] / len(self.hidden))
@@ -87,7 +105,10 @@ class Cut:
         if name == EMBEDDING:
             return (wider if scaled else 1.0), 0.0
         if name == FINAL_NORM and scaled and tied:
-            return 1.0, 0.0  # the head shares the rescaled embedding, which makes up for the norm
+            # The head shares the rescaled embedding, which makes up for the norm, or has to be made up for.
+            return (1 / wider, self.architecture.norm_offset) if self.renormalise else (1.0, 0.0)
+        if self.renormalise:
+            return 1.0, 0.0
         module = block_part(name).rpartition(".")[0]
         is_norm = tuple(axes) == ("hidden",) and module not in self.architecture.linear_axes
         return (wider, self.architecture.norm_offset) if is_norm else (1.0, 0.0)
@@ -106,7 +127,23 @@ def checked(architecture: Architecture, keep: Keep) -> Cut:
         _per_block("FFN channels", keep.ffn, blocks, architecture, architecture.size("ffn")),
         _per_block("key/value groups", keep.groups, blocks, architecture, architecture.kv_heads),
         _indices("hidden channels", keep.hidden, architecture.size("hidden")),
+        _head_dim(keep.head_dim, architecture.head_dim),
+        keep.renormalise,
     )
+
+
+def rotary_pairs(width: int, kept: int) -> torch.Tensor:
+    """The channels of the first `kept` / 2 rotary pairs of a head, int64 [kept]: {0, …} and {width / 2, …}."""
+    first = torch.arange(kept // 2)
+    return torch.cat([first, first + width // 2]) if kept < width else torch.arange(width)
+
+
+def _head_dim(kept: int | None, width: int) -> int | None:
+    if kept is None or kept == width:
+        return None
+    if not 0 < kept < width or kept % 2:
+        raise SliceError("head channels to keep", f"are {kept} of {width}", "keep an even number of them")
+    return kept
 
 
 def _indices(what: str, kept: Sequence[int] | None, count: int) -> Sequence[int] | None:

@@ -65,3 +65,17 @@ def importance_of(squares: torch.Tensor) -> torch.Tensor:
         squares: mean squared input of each column; only their ratios count.
     """
     return squares / squares.mean().clamp(min=1e-30) + 1e-4
+
+
+def contributions(weight: torch.Tensor, moment: torch.Tensor, width: int) -> torch.Tensor:
+    """E||D_g x_g||^2 of each part g of `width` columns.
+
+    Args:
+        weight: D, [rows, parts * width].
+        moment: E[x x^T], [parts * width, parts * width].
+        width: columns a part.
+    """
+    parts = weight.shape[1] // width
+    own = moment.reshape(parts, width, parts, width).diagonal(dim1=0, dim2=2)  # [width, width, parts]
+    columns = weight.reshape(-1, parts, width)
+    return (torch.einsum("rpw,wvp->rpv", columns, own) * columns).sum((0, 2))

@@ -10,7 +10,7 @@ from featherweight.core.lazy import torch
 
 def straight_through(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
     """`rounded` going forward, the gradient of `values` going back."""
-    return values + (rounded - values).detach()
+    return rounded.detach() + (values - values.detach())  # adds exactly zero
 
 
 def mean_and_scale(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,8 @@ to zero**: a block's output, the columns that read an FFN channel, the output co
 query heads, a channel of the residual stream. So an RMSNorm that loses channels gets its weight and epsilon rescaled
 (it used to divide by the root mean square over all of them), and so does an embedding that the module scales by the
 square root of the hidden size. With norms inside the attention, which share the epsilon, this is exact up to that
-epsilon.
+epsilon. `Keep.renormalise` leaves that rescaling away. A head that gets narrower keeps the frequencies of its rotary
+pairs, by another base, and the divisor of its scores, by a factor on its queries.
 
 Tensors are cut when they are read, so a model larger than memory can be sliced. Rounded tensors keep their values
 exactly where rows or whole blocks of columns are dropped; any other choice of columns, and any rescaling, rounds them
@@ -27,7 +28,7 @@ from featherweight.core.formats import FLOATS, Packed, get
 from featherweight.core.keep import Cut, Keep, Picks, checked
 from featherweight.core.model import MASK, Model
 
-__all__ = ["Keep", "allowed_groups", "slice_model"]
+__all__ = ["Keep", "allowed_groups", "reorder", "slice_model"]
 
 
 def slice_model(model: Model, keep: Keep) -> Model:
@@ -45,6 +46,8 @@ def slice_model(model: Model, keep: Keep) -> Model:
             "a model with masks", "would have masks that no longer fit its weights",
             "slice before the masks are made, or fold it to one domain first",
         )  # fmt: skip
+    if cut.head_dim is not None:
+        _require_plain_heads(model)
     new_index = {old: new for new, old in enumerate(cut.blocks)}
     entries, planned = {}, {}
     for name, entry in model.entries.items():
@@ -64,6 +67,31 @@ def allowed_groups(model: Model) -> list[int]:
     """How many key/value heads a block may keep so that stock classes load the model, ascending."""
     counts = range(1, model.architecture.kv_heads + 1)
     return [count for count in counts if _refusal(_with_groups(model, count)) is None]
+
+
+def reorder(
+    model: Model,
+    ffn: Mapping[int, Sequence[int]] | None = None,
+    groups: Mapping[int, Sequence[int]] | None = None,
+    hidden: Sequence[int] | None = None,
+) -> Model:
+    """The same function with its channels in another order, so that a prefix holds those that matter.
+
+    Args:
+        model: an unrounded model: groups of rounded columns would be mixed and rounded again.
+        ffn: new order of the FFN channels, by block.
+        groups: new order of the key/value groups, by block.
+        hidden: new order of the residual stream's channels.
+    """
+    order = Cut(model.architecture, range(model.architecture.blocks), ffn, groups, hidden)
+    entries = {name: _sliced(name, entry, order) for name, entry in model.entries.items()}
+    return dataclasses.replace(model, entries=entries)
+
+
+def refused_sizes(model: Model, groups: int, hidden: int) -> str | None:
+    """Why stock classes do not load the model with these sizes; None when they do."""
+    wanted = _with_groups(model, groups)
+    return _refusal(dataclasses.replace(wanted, config={**wanted.config, "hidden_size": hidden}))
 
 
 def _sliced(name: str, entry: Entry, cut: Cut) -> Entry:
@@ -122,8 +150,39 @@ def _changed_settings(model: Model, cut: Cut) -> dict[str, Any]:
         changed["num_attention_heads"] = groups * architecture.heads_a_group
     if cut.hidden is not None:
         changed["hidden_size"] = len(cut.hidden)
-        changed["rms_norm_eps"] = settings["rms_norm_eps"] * architecture.sizes["hidden"] / len(cut.hidden)
+        if not cut.renormalise:
+            changed["rms_norm_eps"] = settings["rms_norm_eps"] * architecture.sizes["hidden"] / len(cut.hidden)
+    if cut.head_dim is not None:
+        changed.update(head_dim=cut.head_dim, rope_parameters=_same_frequencies(model, cut.head_dim))
     return changed
+
+
+def narrower_heads(model: Model) -> str | None:
+    """Why heads of this model cannot be narrower; None when they can."""
+    rope = model.settings.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default" or "rope_theta" not in rope:
+        return "its rotary frequencies follow no single base"
+    if rope.get("partial_rotary_factor", 1.0) != 1.0 or model.settings.get("query_pre_attn_scalar"):
+        return "its rotation or its score's divisor does not follow the head's width"
+    axes = [model.architecture.axes(name, len(entry.shape)) for name, entry in model.entries.items()]
+    if ("head",) in axes or any("+" in axis for each in axes for axis in each):
+        return "it has norms inside the heads, or queries and keys in one matrix"
+    return None
+
+
+def _require_plain_heads(model: Model) -> None:
+    reason = narrower_heads(model)
+    if reason is not None:
+        raise SliceError(f"heads of {model.architecture.class_name}", f"cannot be narrower: {reason}", "keep head_dim")
+
+
+def _same_frequencies(model: Model, head_dim: int) -> dict[str, Any]:
+    """Rotary settings that give the first pairs of a narrower head the frequencies that they had.
+
+    base ** (-2 i / width) stays what it is when the base is raised to kept / width.
+    """
+    rope = dict(model.settings["rope_parameters"])
+    return {**rope, "rope_theta": float(rope["rope_theta"]) ** (head_dim / model.architecture.head_dim)}
 
 
 def _per_block_settings(settings: Mapping[str, Any], blocks: Sequence[int], count: int) -> dict[str, Any]:

@@ -17,6 +17,21 @@ def pareto(points: Sequence[tuple[float | None, ...]]) -> list[int]:
     ]
 
 
+def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Area between the frontier of some points and a reference that is worse in both costs.
+
+    Args:
+        points: pairs of costs; those that are worse than the reference count for nothing.
+        reference: the pair of costs up to which is counted.
+    """
+    area, height = 0.0, reference[1]
+    for first, second in sorted(points):
+        if first < reference[0] and second < height:
+            area += (reference[0] - first) * (height - second)
+            height = second
+    return area
+
+
 def _dominates(one: tuple[float | None, ...], other: tuple[float | None, ...]) -> bool:
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
     return bool(pairs) and all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

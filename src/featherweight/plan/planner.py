@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from featherweight.core.errors import BudgetError
 from featherweight.core.formats import get
@@ -32,11 +33,13 @@ class Plan:
         trials: every candidate that was considered, measured or rejected, in order.
         ordering: the steps of the likeliest recipe that cuts, alone and in both orders; None where none was measured.
         tokens: child tokens that were run.
+        search: what a joint or sequential search came to; None where the planner chose by itself.
     """
 
     trials: list[Trial] = field(default_factory=list)
     ordering: Ordering | None = None
     tokens: int = 0
+    search: Mapping[str, Any] | None = None
 
     @property
     def orders(self) -> Sequence[OrderPair]:

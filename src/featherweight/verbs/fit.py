@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import Budget
-from featherweight.core.errors import BudgetError
+from featherweight.core.errors import BudgetError, SearchError
 from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
@@ -26,8 +27,11 @@ from featherweight.measure.quality import compare_once, summarize
 from featherweight.measure.tasks import check_tasks, run_tasks
 from featherweight.plan.choose import explain_infeasible, ranked
 from featherweight.plan.evaluate import Evaluator
+from featherweight.plan.exporter import Exporter
 from featherweight.plan.goal import Goal
 from featherweight.plan.healing import Healing, heal_best
+from featherweight.plan.joint_plan import FIT_TURNS, check_space, make_searched_plan
+from featherweight.plan.joint_search import Effort
 from featherweight.plan.planner import Plan, make_plan
 from featherweight.plan.study import Study, bf16_file_bytes
 from featherweight.verbs.facts import gather_facts
@@ -115,6 +119,7 @@ def fit(
     others = [measurements_of(Path(reuse), parent.fingerprint)] if reuse is not None else []
     goal = Goal.of(budget, bf16_file_bytes(parent, writer))
     rows = token_rows(parent, documents, settings, progress, cache_folder(cache), text)
+    _check_search(settings, parent, writer, goal, rows)
     if rehearsal:
         rehearse(functools.partial(fit, heal=min(heal, _REHEARSED)), parent, format, text, settings, progress)
     inputs: dict[str, Any] = {
@@ -126,12 +131,13 @@ def fit(
     run = _run(rows, settings, progress, workspace, parent, others)
     study = open_study(parent, writer, goal, rows, run, budget)
     evaluator = _evaluator(study, settings, workspace, budget)
-    plan = make_plan(study, evaluator, settings.trials, workspace.study, measure=reuse is None)
+    plan = _plan(study, evaluator, settings, workspace, reuse is None)
     healing = heal_best(study, evaluator, plan, heal) if heal else None
     finished = _finish_best(study, plan, evaluator, workspace, budget)
     met = finished is not None and not finished.missed
     seconds = time.perf_counter() - started
-    facts = gather_facts(str(model), budget, study, rows, plan, finished, workspace, seconds)
+    facts = gather_facts(str(model), budget, study, rows, plan, finished, workspace, seconds, plan.search is None)
+    facts["search"] = plan.search
     facts["tasks"] = _tasks(parent, finished, tasks, workspace.scratch)
     facts |= {"met": met, "why": None if met else explain_infeasible(study, plan.trials)}
     if healing is not None:
@@ -140,6 +146,22 @@ def fit(
     # What was measured stays; of the models that were tried, only the chosen one takes space.
     forget_others(workspace.steps, evaluator.steps(finished.trial.candidate.recipe) if finished else [])
     return FitResult(met, folder, facts)
+
+
+def _check_search(settings: Settings, parent: Model, writer: Exporter, goal: Goal, rows: Rows) -> None:
+    """Refuses a space to search before anything is written."""
+    if settings.search == "planner" and settings.search_space:
+        raise SearchError("--space", "says what to search, and --search is planner", "add --search joint")
+    if settings.search != "planner":
+        study = Study(parent, writer, goal, rows.calibration, rows.selection, rows.held_out, Run())
+        check_space(study, settings.search_space)
+
+
+def _plan(study: Study, evaluator: Evaluator, settings: Settings, workspace: Workspace, measure: bool) -> Plan:
+    if settings.search == "planner":
+        return make_plan(study, evaluator, settings.trials, workspace.study, measure)
+    turns = dataclasses.replace(FIT_TURNS, rounds=settings.search_rounds)
+    return make_searched_plan(study, evaluator, settings.search, Effort(turns), settings.search_space)
 
 
 def _tasks(parent: Model, finished: Finished | None, tasks: Sequence[str], scratch: Path) -> list[dict[str, Any]]:

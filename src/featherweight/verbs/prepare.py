@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from featherweight.core.source import default_cache, open_model
 from featherweight.core.store import Store
 from featherweight.plan.exporter import Exporter
 from featherweight.plan.goal import Goal
+from featherweight.plan.joint_space import Mode, Sizes
 from featherweight.plan.study import Study
 from featherweight.verbs.timing import parent_figures
 
@@ -33,6 +34,10 @@ class Settings:
         trials: variations that Optuna tries around the best candidate.
         seed: of every random choice.
         device: "cpu" or "cuda".
+        search: where candidates come from: "planner"; "joint", a search of sizes and formats together; "sequential",
+            the control of that.
+        search_rounds: turns of such a search.
+        search_space: sizes to choose from instead of the usual ones, by decision.
     """
 
     length: int = 256
@@ -43,6 +48,9 @@ class Settings:
     trials: int = 1
     seed: int = 0
     device: str = "cpu"
+    search: Mode = "planner"
+    search_rounds: int = 10
+    search_space: Sizes = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

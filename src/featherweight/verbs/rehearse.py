@@ -19,7 +19,14 @@ _WIDTHS = {
     "num_hidden_layers": 2,
 }  # fmt: skip
 _ANYTHING = Budget(quality=0.01)  # a share of the bytes may be out of reach: an embedding that stays wide is most of it
-_ROWS = {"length": 64, "calibration_rows": 6, "selection_rows": 6, "held_out_rows": 6, "probe_rows": 3, "trials": 1}
+_ROWS: dict[str, Any] = {
+    "length": 64,
+    "calibration_rows": 6,
+    "selection_rows": 6,
+    "held_out_rows": 6,
+    "probe_rows": 3,
+    "trials": 1,
+}
 
 
 def rehearse(
@@ -44,7 +51,9 @@ def rehearse(
             Path(folder) / "run",
             format=format,
             text=text,
-            settings=Settings(**_ROWS, seed=settings.seed, device=settings.device),
+            settings=Settings(
+                **_ROWS, seed=settings.seed, device=settings.device, search=settings.search, search_rounds=2
+            ),
             cache=Path(folder) / "cache",
         )
     progress.say("the rehearsal went through")

@@ -15,7 +15,8 @@ from featherweight.core.progress import Progress
 from featherweight.core.run import Run
 from featherweight.core.slicing import Keep, slice_model
 from featherweight.core.source import open_folder
-from featherweight.techniques.prune.depth import Depth, block_importance
+from featherweight.measure.ordering import block_importance
+from featherweight.techniques.prune.depth import Depth
 from featherweight.testing.tiny import tiny_model, tiny_run
 
 BLOCKS = 4

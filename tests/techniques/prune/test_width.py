@@ -13,12 +13,13 @@ from featherweight.core.errors import FormatError, RecipeError
 from featherweight.core.formats import get
 from featherweight.core.inputs import InputMoments
 from featherweight.core.model import Model
+from featherweight.core.moments import contributions
 from featherweight.core.run import Run
 from featherweight.core.slicing import Keep, slice_model
 from featherweight.core.source import open_folder
 from featherweight.core.stream import stream
 from featherweight.core.technique import build
-from featherweight.techniques.prune.width import Width, compensated, contributions
+from featherweight.techniques.prune.width import Width, compensated
 from featherweight.testing.tiny import tiny_model, tiny_run, tiny_tokens
 
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}

@@ -16,10 +16,8 @@ from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.slicing import Keep, slice_model
-from featherweight.core.stream import Visitor, stream
 from featherweight.core.technique import Kind, Need, Paper, Technique, technique
-
-_ROWS = 8  # rows of tokens at a time: less memory, the same result
+from featherweight.measure.ordering import block_importance
 
 
 @technique
@@ -75,22 +73,3 @@ class Depth(Technique):
     @classmethod
     def neutral(cls) -> Depth:
         return cls(drop=0)
-
-
-def block_importance(model: Model, run: Run) -> torch.Tensor:
-    """1 - cosine of each block's input and output, averaged over the calibration tokens, [blocks]."""
-    tokens = run.tokens(Depth.name)
-    visitor = _Cosines()
-    with run.progress.track("block importance", model.architecture.blocks) as advance:
-        stream(model, tokens.ids, visitor, _ROWS, run.device, advance)
-    return 1 - torch.stack(visitor.cosines)
-
-
-class _Cosines(Visitor):
-    """Mean cosine of each block's input and output."""
-
-    def __init__(self) -> None:
-        self.cosines: list[torch.Tensor] = []
-
-    def leave(self, index: int, block: torch.nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        self.cosines.append(torch.nn.functional.cosine_similarity(inputs, outputs, dim=-1).mean().cpu())

@@ -25,6 +25,7 @@ from featherweight.core.checkpoint import values
 from featherweight.core.inputs import InputMoments, set_weight, weight_of
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.moments import contributions
 from featherweight.core.parts import Part, channel_count, group_count, parts, share_or_count
 from featherweight.core.run import Rewrite, Run
 from featherweight.core.slicing import Keep, slice_model
@@ -124,20 +125,6 @@ class _Pruning:
 
     def finish(self) -> Model:
         return self.result.finish(onto=self._sliced())
-
-
-def contributions(weight: torch.Tensor, moment: torch.Tensor, width: int) -> torch.Tensor:
-    """E||D_g x_g||^2 of each part g of `width` columns.
-
-    Args:
-        weight: D, [rows, parts * width].
-        moment: E[x x^T], [parts * width, parts * width].
-        width: columns a part.
-    """
-    parts = weight.shape[1] // width
-    own = moment.reshape(parts, width, parts, width).diagonal(dim1=0, dim2=2)  # [width, width, parts]
-    columns = weight.reshape(-1, parts, width)
-    return (torch.einsum("rpw,wvp->rpv", columns, own) * columns).sum((0, 2))
 
 
 def compensated(weight: torch.Tensor, moment: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
