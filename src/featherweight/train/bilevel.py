@@ -31,6 +31,8 @@ class Turns:
         weight_rate, decision_rate: learning rates.
         batch: rows of tokens a step.
         settle_below: entropy, as a share of the largest, below which a decision loses its weak options.
+        settle_from: share of the rounds after which decisions may settle. At the start the penalty outweighs quality
+            wherever the limit is tight, and a depth that settled then could never come back.
         alone: first rounds in which only the corrections learn.
     """
 
@@ -41,6 +43,7 @@ class Turns:
     decision_rate: float = 0.2
     batch: int = 8
     settle_below: float = 0.5
+    settle_from: float = 0.6
     alone: int = 1
 
 
@@ -80,7 +83,8 @@ def search(
             trace.weights += sides.learn()
             if number >= turns.alone and decisions.open:
                 trace.decisions += sides.decide()
-                trace.settled += [(number, name) for name in decisions.settle(turns.settle_below)]
+                if number >= turns.settle_from * turns.rounds:
+                    trace.settled += [(number, name) for name in decisions.settle(turns.settle_below)]
             advance()
     return trace
 
