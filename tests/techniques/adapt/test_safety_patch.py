@@ -94,7 +94,7 @@ def test_all_may_change_is_plain_dpo_and_needs_no_scores(tiny: Path) -> None:
 @pytest.mark.parametrize(("refresh", "scorings"), [(1000, 1), (4, 1), (2, 2), (1, 4)])
 def test_scorings_are_as_many_as_refreshes(tiny: Path, refresh: int, scorings: int) -> None:
     run = run_of(tiny)
-    SafetyPatch(**{**FIELDS, "epochs": 2, "refresh": refresh}).apply(rounded(tiny), run)
+    SafetyPatch(**{**FIELDS, "epochs": 4, "batch": 8, "refresh": refresh}).apply(rounded(tiny), run)
     assert len([each for each in run.progress.said if "scored" in each]) == scorings  # type: ignore[attr-defined]
 
 
