@@ -60,7 +60,9 @@ def docstrings() -> Labelled:
     library = Path(sysconfig.get_paths()["stdlib"])
     texts: list[str] = []
     for package in PACKAGES:
-        found = {text for path in (library / package).rglob("*.py") for text in _docstrings_of(path)}
+        # Some versions of Python keep a package's tests inside it.
+        paths = [path for path in (library / package).rglob("*.py") if "test" not in path.relative_to(library).parts]
+        found = {text for path in paths for text in _docstrings_of(path)}
         texts += sorted(found, key=lambda text: hashlib.sha256(text.encode()).hexdigest())[:EACH]
     return Labelled(texts, tuple(package for package in PACKAGES for _ in range(EACH)), "docstrings")
 
