@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from featherweight.core.formats import get
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
@@ -137,7 +138,7 @@ def trained_to(child: Model, parent: Model, folder: Path, judge: Callable[[Model
 
 
 def test_the_best_state_is_kept(parent: Model, child: Model, trained: Path) -> None:
-    damages, models = iter([5.0, 6.0, 3.0, 4.0, 3.5]), []
+    damages, models = iter([5.0, 6.0, 3.0, 4.0, 3.5, 3.2, 3.1]), []
 
     def judge(model: Model) -> float:
         models.append(model)
@@ -147,6 +148,24 @@ def test_the_best_state_is_kept(parent: Model, child: Model, trained: Path) -> N
     assert (outcome.before, outcome.after, outcome.best, outcome.steps) == (5.0, 3.0, 6, 12)
     assert outcome.model is models[2]
     assert outcome.stopped == ""
+
+
+def test_a_share_of_the_change_may_be_best(parent: Model, child: Model, trained: Path) -> None:
+    damages, models = iter([5.0, 6.0, 5.5, 5.2, 5.1, 4.0, 4.5]), []
+
+    def judge(model: Model) -> float:
+        models.append(model)
+        return next(damages)
+
+    outcome = trained_to(child, parent, trained, judge, rates={**RATES, "grid": 0.2}, patience=9)
+    assert (outcome.after, outcome.best, outcome.share, outcome.steps) == (4.0, 12, 0.5, 12)
+    name = "model.norm.weight"
+    half, whole, before = (model.tensor(name) for model in (models[5], models[4], child))
+    torch.testing.assert_close(half, (whole + before) / 2)
+    codes = [
+        get("int2-g32").codes(model.stored(child.architecture.linears()[0])) for model in (child, models[5], models[4])
+    ]
+    assert 0 < int((codes[0] != codes[1]).sum()) < int((codes[0] != codes[2]).sum())
 
 
 def test_what_was_better_before_is_given_back(parent: Model, child: Model, trained: Path) -> None:

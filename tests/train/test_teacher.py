@@ -48,6 +48,17 @@ def test_kept_blocks_are_found(models_folder: Path, kept: list[int]) -> None:
     assert counterparts(child, parent) == counterparts(rounded, parent) == kept
 
 
+def test_kept_blocks_are_found_where_norms_are_all_one(models_folder: Path) -> None:
+    """As in the embedded model, whose norms are folded into its linears."""
+    parent = open_folder(tiny_model(models_folder, num_hidden_layers=5))
+    ones = {name: torch.ones(entry.shape) for name, entry in parent.entries.items() if len(entry.shape) == 1}
+    parent = parent.with_changes(ones)
+    assert counterparts(slice_model(parent, Keep(blocks=[0, 3])), parent) == [0, 3]
+    cut = Keep(blocks=[0, 3], ffn={b: range(128) for b in range(5)}, groups={b: [0] for b in range(5)})
+    with pytest.raises(RecipeError, match="has no weights by which to tell which of its parent's 5 it kept; name"):
+        counterparts(slice_model(parent, cut), parent)
+
+
 def test_a_child_of_more_blocks_is_refused(tiny: Path, models_folder: Path) -> None:
     deep = open_folder(tiny_model(models_folder, num_hidden_layers=3))
     with pytest.raises(RecipeError, match="a model of 3 blocks: has more than its parent, which has 2"):

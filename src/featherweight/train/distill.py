@@ -7,7 +7,8 @@ counts). Logits exist for a few hundred tokens at a time: the gradient with resp
 
 What training comes to is judged on the way as it would be stored, by a function that the caller gives; the best state
 is kept, and the state before training is one of them: a result is never worse than what it started from, in the eyes
-of that judge. Logits and losses as in arXiv 2407.14679.
+of that judge. At the end shares of the whole change are judged too: what a few steps learn grows with the length of the
+change, what they add of noise with its square. Logits and losses as in arXiv 2407.14679.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.student import Student
 from featherweight.train.teacher import Teacher
 
+_SHARES = (0.5, 0.25)
 _CHUNK = 512  # tokens whose logits are in memory at once
 Judge = Callable[[Model], float]
 """Damage of a model on rows that are not trained on; lower is better."""
@@ -111,6 +113,7 @@ class Outcome:
         model: the best one.
         before, after: its damage before training and that of the best.
         best: the step after which it was found; 0 = before training.
+        share: how much of the change until then it has.
         steps: steps that were done.
         stopped: why training ended early; empty where it did not.
     """
@@ -119,6 +122,7 @@ class Outcome:
     before: float
     after: float
     best: int = 0
+    share: float = 1.0
     steps: int = 0
     stopped: str = ""
 
@@ -162,6 +166,8 @@ def distill(
         )
     except TrainingError as error:  # what was good before it stays good
         keeper.outcome.stopped = str(error)
+    for share in _SHARES:
+        keeper.better(share)
     return keeper.outcome
 
 
@@ -174,16 +180,20 @@ class _Keeper:
         self.due = {-(-steps * (number + 1) // training.checks) for number in range(training.checks)}
         self.worse = 0
 
+    def better(self, share: float = 1.0) -> bool:
+        """Whether the present state, with a share of its change, is the best so far; then it is kept."""
+        outcome, model = self.outcome, self.student.model.with_changes(self.student.stored(share))
+        damage = self.judge(model)
+        if not damage < outcome.after:
+            return False
+        outcome.model, outcome.after, outcome.best, outcome.share = model, damage, outcome.steps, share
+        return True
+
     def stop(self, step: int, loss: float) -> bool:
         self.outcome.steps = step + 1
         if step + 1 not in self.due:
             return False
-        model = self.student.model.with_changes(self.student.stored())
-        damage = self.judge(model)
-        if damage < self.outcome.after:
-            self.outcome.model, self.outcome.after, self.outcome.best, self.worse = model, damage, step + 1, 0
-            return False
-        self.worse += 1
+        self.worse = 0 if self.better() else self.worse + 1
         if self.worse < self.training.patience or step + 1 == self.training.schedule.steps:
             return False
         self.outcome.stopped = f"{self.worse} checks in a row found nothing better"

@@ -93,17 +93,18 @@ class Student:
             final = self.module.model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
         return final, after
 
-    def stored(self) -> dict[str, Stored]:
-        """The tensors that are not what they were, each in the format that it had."""
+    def stored(self, share: float = 1.0) -> dict[str, Stored]:
+        """The tensors that are not what they were, each in the format that it had; of all changes only a share."""
         found: dict[str, Stored] = {}
         with torch.no_grad():
             for name, matrix in self.matrices.items():
-                changed = matrix.stored()
+                changed = matrix.stored(share)
                 if changed is not None:
                     found[name] = changed
             for name, vector in self.vectors.items():
-                if not torch.equal(vector.cpu(), self.model.tensor(name)):
-                    found[name] = like(self.model.stored(name), vector.detach().cpu().clone())
+                before = self.model.tensor(name)
+                if not torch.equal(vector.cpu(), before):
+                    found[name] = like(self.model.stored(name), before + share * (vector.detach().cpu() - before))
         return found
 
 
@@ -187,8 +188,8 @@ class _Matrix:
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
-    def stored(self) -> Stored | None:
-        """The weight as it is kept; None where it is what it was."""
+    def stored(self, share: float) -> Stored | None:
+        """The weight as it is kept, with a share of its change; None where it is what it was."""
         raise NotImplementedError
 
 
@@ -201,8 +202,8 @@ class _Plain(_Matrix):
             return torch.nn.functional.linear(inputs, linear.weight, linear.bias) + self.change.of(inputs)
         return torch.nn.functional.linear(inputs, linear.weight + self.moved(), linear.bias)
 
-    def stored(self) -> Stored | None:
-        moved = self.moved()
+    def stored(self, share: float) -> Stored | None:
+        moved = share * self.moved()
         if not bool(moved.any()):
             return None
         values = torch.where(moved == 0, self.values(), self.values() + moved)  # a change of nothing keeps even -0.0
@@ -226,8 +227,8 @@ class _Rounded(_Matrix):
     def values(self) -> torch.Tensor:
         return self.at_first
 
-    def latent(self) -> torch.Tensor:
-        return self.start + self.moved() * self.spacing
+    def latent(self, share: float = 1.0) -> torch.Tensor:
+        return self.start + share * self.moved() * self.spacing
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         latent = self.latent()
@@ -235,8 +236,8 @@ class _Rounded(_Matrix):
             rounded = self.grid.values(self.grid.nearest(latent))
         return torch.nn.functional.linear(inputs, straight_through(latent, rounded), self.linear.bias)
 
-    def stored(self) -> Stored | None:
-        codes = self.grid.nearest(self.latent())
+    def stored(self, share: float) -> Stored | None:
+        codes = self.grid.nearest(self.latent(share))
         # Where the scale is zero, several codes mean the same: the present one stays.
         codes = torch.where(self.grid.values(codes) == self.at_first, self.codes, codes)
         return None if torch.equal(codes, self.codes) else get(self.before.format).recode(self.before, codes.cpu())

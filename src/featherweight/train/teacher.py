@@ -2,7 +2,7 @@
 
 Final hidden states give the exact logits back with one matrix product, so no logits are kept; beside them, the hidden
 states after a few blocks. The parent is streamed once, block by block, and is not needed afterwards. Of a child with
-fewer blocks, the parent's blocks that it kept are found by their norms, in order.
+fewer blocks, the parent's blocks that it kept are found by their weights, in order.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from featherweight.core.architecture import block_index, in_block
+from featherweight.core.architecture import block_index, block_part, in_block
 from featherweight.core.errors import RecipeError
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.stream import Visitor, head_weight, stream
+
+_SAMPLED = 1024  # values of a tensor
+_Sample = Mapping[str, tuple[tuple[int, ...], "torch.Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def counterparts(child: Model, parent: Model) -> list[int]:
     """The parent's block that each block of a child descends from, ascending.
 
     Raises:
-        RecipeError: the child has more blocks than its parent.
+        RecipeError: the child has more blocks than its parent, or nothing tells them apart.
     """
     ours, theirs = child.architecture.blocks, parent.architecture.blocks
     if ours == theirs:
@@ -82,7 +85,16 @@ def counterparts(child: Model, parent: Model) -> list[int]:
             f"a model of {ours} blocks", f"has more than its parent, which has {theirs}",
             "name the parent's block of each one, or match no hidden states",
         )  # fmt: skip
-    return _aligned([[_distance(child, one, parent, other) for other in range(theirs)] for one in range(ours)])
+    ourselves, others = (
+        [_sample(model, block) for block in range(count)] for model, count in ((child, ours), (parent, theirs))
+    )
+    costs = [[_distance(one, other) for other in others] for one in ourselves]
+    if any(min(row) == max(row) for row in costs):
+        raise RecipeError(
+            f"a model of {ours} blocks", f"has no weights by which to tell which of its parent's {theirs} it kept",
+            "name the parent's block of each one, or match no hidden states",
+        )  # fmt: skip
+    return _aligned(costs)
 
 
 def ancestors(child: Model, parent: Model, blocks: Sequence[int]) -> Callable[[str], torch.Tensor | None]:
@@ -103,17 +115,21 @@ def ancestors(child: Model, parent: Model, blocks: Sequence[int]) -> Callable[[s
     return find
 
 
-def _distance(child: Model, one: int, parent: Model, other: int) -> float:
-    """How far the vectors of two blocks are apart, as a share of the parent's; those of other lengths do not count."""
-    difference, size = 0.0, 1e-30
-    for name, entry in child.entries.items():
-        twin = parent.entries.get(in_block(name, other))
-        if block_index(name) != one or len(entry.shape) > 1 or twin is None or twin.shape != entry.shape:
-            continue
-        theirs = parent.tensor(in_block(name, other))
-        difference += float((child.tensor(name) - theirs).square().sum())
-        size += float(theirs.square().sum())
-    return difference / size
+def _sample(model: Model, block: int) -> dict[str, tuple[tuple[int, ...], torch.Tensor]]:
+    """Shape and some of the values of every tensor of a block, by its name inside the block."""
+    found = {}
+    for name, entry in model.entries.items():
+        if block_index(name) == block:
+            flat = model.tensor(name).flatten()
+            found[block_part(name)] = (entry.shape, flat[:: -(-len(flat) // _SAMPLED)].clone())
+    return found
+
+
+def _distance(one: _Sample, other: _Sample) -> float:
+    """How far the tensors of two blocks are apart, as a share of the other's; those of other shapes do not count."""
+    shared = [part for part in one if part in other and one[part][0] == other[part][0]]
+    difference = sum(float((one[part][1] - other[part][1]).square().sum()) for part in shared)
+    return difference / (sum(float(other[part][1].square().sum()) for part in shared) + 1e-30)
 
 
 def _aligned(costs: Sequence[Sequence[float]]) -> list[int]:

@@ -71,7 +71,7 @@ class Heal(Technique):
     hidden: float = Field(0.1, ge=0, description="weight of the hidden states beside the KL divergence")
     match: int = Field(4, ge=1, description="after how many blocks, evenly spread, hidden states are compared")
     blocks: tuple[int, ...] = Field(
-        (), description="the parent's block of each of the model's; found by their norms when none are given"
+        (), description="the parent's block of each of the model's; found by their weights when none are given"
     )
     grid: Literal["frozen", "refit"] = Field(
         "frozen",
@@ -123,7 +123,7 @@ class Heal(Technique):
         objective = Objective(training.rows(range(len(ids))), teacher, self.hidden)
         step = min(_seconds(lambda: objective.loss(student, list(range(len(ids)))).backward()) for _ in range(2))
         check = _seconds(lambda: (student.stored(), stream(model, probe.ids, device=run.device)))
-        steps = max(1, int((60 * minutes - check * (self.checks + 1)) / step))
+        steps = max(1, int((60 * minutes - check * (self.checks + 3)) / step))
         return self.model_copy(update={"minutes": None, "steps": steps})
 
     def _checked(self, model: Model, parent: Model) -> Sequence[int]:
