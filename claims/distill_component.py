@@ -4,8 +4,8 @@ The teacher is a CLIP text tower (4 layers, 77 positions) that learnt to find sc
 random vectors of the phrases' attributes, each with its role, so that word order counts. Behind the tower stands its
 projection, which stays as it is. Students learn on four fifths of the phrases and are judged on new phrases of words
 that they know and, apart, on phrases with a word that they never met. Retrieval among held-out scenes is easy for the
-teacher, so there is a finer test too, among the scenes that differ in one word (added before the full run, after a
-first look at one student). A seed is a split, a student and an order of training; the teacher is one.
+teacher, so there is a finer test too, among the scenes that differ in one word; it became a statement after a first
+look at one student, which failed it. A seed is a split, a student and an order of training; the teacher is one.
 
 A statement holds when it is true in every seed and the 95 % bootstrap interval over prompts (cosine) or the range of
 seeds (accuracy) agrees. Collapse was defined before the first run: a token cosine below 0.8, and less than half of the
