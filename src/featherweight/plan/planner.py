@@ -22,7 +22,6 @@ from featherweight.plan.search import Search, Trial
 from featherweight.plan.study import Study
 
 _ORDER_ROWS = 8  # of calibration
-_TRIED_BELOW = 3  # candidates at the sizes that only widen the frontier
 
 
 @dataclass
@@ -69,7 +68,9 @@ def make_plan(study: Study, evaluator: Evaluator, trials: int, storage: Path | N
     if best is not None and trials:
         _refine(search, best, trials, study.run.seed, storage)
     for size in sizes[1:]:
-        search.climb(candidates(study.prior, [size])[:_TRIED_BELOW])
+        smaller = candidates(study.prior, [size])
+        # Where the goal is met already, a smaller size only widens the frontier: its likeliest candidate does that.
+        search.climb(smaller[:1] if _meets(study, best) else smaller)
     cutting = _cutting(best, found)
     if cutting is not None:
         plan.ordering = measure_orders(study, evaluator, cutting)
@@ -80,6 +81,11 @@ def make_plan(study: Study, evaluator: Evaluator, trials: int, storage: Path | N
                 search.attempt(swapped, best)
     plan.tokens = evaluator.tokens_spent
     return plan
+
+
+def _meets(study: Study, trial: Trial | None) -> bool:
+    measured = None if trial is None else trial.measured()
+    return measured is not None and not study.goal.without("resident").misses(measured)
 
 
 def _refine(search: Search, best: Trial, trials: int, seed: int, storage: Path | None) -> None:
