@@ -30,7 +30,7 @@ CLAIM = (
 )
 FORMATS = ("int3-g32", "int2-g32", "int2-g64", "int2-channel")  # the first at which a fifth of the refusals is lost
 BROKEN = 0.8
-FIRST_TOY = 100  # the fields were set on others
+FIRST_TOY = 200  # the fields were set on others
 PROMPTS, MARKED, EVALUATION = 400, 0.3, 500
 SHARES = (0.2, 0.4, 0.6, 1.0)
 PATCH: dict[str, Any] = {
