@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 RUN ?= runs/demo
+CLAIMS ?= gptq imatrix awq mixed_precision wanda sparsegpt width depth heal equilibrium routed_lottery order faq \
+	safety_patch graft distill_component joint_search
 
 .PHONY: setup demo test test-all bench claims lint docs clean
 
@@ -42,7 +44,7 @@ bench: setup
 	$(QUIET) $(BIN)/python benchmarks/pruning_peers.py
 
 claims: setup
-	for name in gptq imatrix awq mixed_precision wanda sparsegpt width depth equilibrium; do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done
+	for name in $(CLAIMS); do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done
 
 docs: setup
 	$(BIN)/python docs/generate.py
