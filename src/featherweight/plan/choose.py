@@ -20,11 +20,12 @@ def criteria(goal: Goal, parent_bytes: int) -> list[Criterion]:
     """What candidates are compared by: what the user limits is a floor, what is left open is improved.
 
     Each criterion runs from its limit (0) to the parent's quality, or to half the limited bytes or seconds (1); where
-    bytes are not limited, to those of two bits a weight.
+    bytes are not limited, to those of two bits a weight. Bytes within their limit are worth little where quality is
+    open: who limits bytes alone wants the best model that fits.
     """
     floor = goal.quality if goal.quality is not None else _NO_FLOOR
     limit = goal.memory if goal.memory is not None else parent_bytes
-    quality, memory = (0.7, 0.2) if goal.memory is not None else (0.2, 0.7)
+    quality, memory = (0.2, 0.7) if goal.memory is None else (0.7, 0.2) if goal.quality is not None else (0.88, 0.02)
     found = [
         Criterion("quality", floor, max(1.0, floor + 0.01), quality),
         Criterion("memory", limit, limit / (2 if goal.memory is not None else 8), memory, benefit=False),
