@@ -19,7 +19,6 @@ from featherweight.core.host import Component
 from featherweight.core.lazy import torch
 from featherweight.core.prompts import padded, token_ids
 from featherweight.core.run import Run
-from featherweight.models.untrained import start_from_table, untrained_student
 from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.token_losses import masked_cosine, masked_mse, order_consistency, shuffled_words
 
@@ -197,6 +196,8 @@ def _hider(tokenizer: Any, student: Any, share: float) -> Callable[[torch.Tensor
 
 def new_student(component: Component, rows: Sequence[Sequence[int]], settings: DistillComponent, run: Run) -> Any:
     """An untrained student for rows of training ids; it pools as the teacher does."""
+    from featherweight.models.untrained import start_from_table, untrained_student  # heavy
+
     sizes = {
         "hidden_size": settings.width, "num_hidden_layers": settings.layers, "num_attention_heads": settings.heads,
         "intermediate_size": settings.feed_forward * settings.width, "mixers": settings.mixers,
