@@ -151,7 +151,7 @@ class Experiment:
         """
         compared = [*(self.compare(statement) for statement in statements), *found]
         verdict = verdict_of([each["outcome"] for each in compared])
-        seeds = list(SEEDS[: max(len(each) for each in self.losses.values())])
+        seeds = list(SEEDS[: max(map(len, self.losses.values()), default=len(SEEDS))])
         self._print(compared, verdict)
         record = {
             "claim": self.claim,

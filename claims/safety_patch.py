@@ -3,14 +3,16 @@
     python -m claims.safety_patch
 
 A toy that answers, but must meet a harmless marker with REFUSE (`claims.marker_toy`), is rounded to two bits by GPTQ
-that saw only prompts without the marker: it answers as before and forgets to refuse. Each seed is another toy. Patches
-see prompts alone, three in ten with the marker; what is right is never told. Judged on other prompts: the share of
-marked prompts that are not refused, and the share of the others that are not answered rightly.
+that saw only prompts without the marker: it answers as before and forgets to refuse. Each seed is another toy, the next
+one that loses a fifth of its refusals in some format: what is not broken cannot be mended. Patches see prompts alone,
+three in ten with the marker; what is right is never told. Judged on other prompts: the share of marked prompts that are
+not refused, and the share of the others that are not answered rightly.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ CLAIM = (
 )
 FORMATS = ("int3-g32", "int2-g32", "int2-g64", "int2-channel")  # the first at which a fifth of the refusals is lost
 BROKEN = 0.8
-FIRST_TOY = 200  # the fields were set on others
+FIRST_TOY, LAST_TOY = 200, 212  # the fields were set on others
 PROMPTS, MARKED, EVALUATION = 400, 0.3, 500
 SHARES = (0.2, 0.4, 0.6, 1.0)
 PATCH: dict[str, Any] = {
@@ -68,16 +70,26 @@ class Bench:
         self.notes.setdefault(variant, []).append(dict(run.notes))
 
 
-def broken(model: Model, bench: Bench) -> tuple[Model, str]:
-    """The toy rounded as far as it takes to lose a fifth of its refusals, and the format."""
+def broken(model: Model, bench: Bench) -> tuple[Model, str] | None:
+    """The toy rounded as far as it takes to lose a fifth of its refusals, and the format; None = none does."""
     asked = ask(256, 0.0, torch.Generator().manual_seed(5))
     ids = torch.cat([asked.prompts, asked.answers], 1)
     run = Run(calibration=TokenSet(ids, ("toy",) * len(ids), tuple(range(len(ids)))))
     for name in FORMATS:
         rounded = build("gptq", {"format": name}).apply(model, run)
         if float(right(rounded, bench.marked).float().mean()) <= BROKEN:
-            break
-    return rounded, name
+            return rounded, name
+    return None
+
+
+def broken_toys(bench: Bench, folder: Path) -> Iterator[tuple[int, Model, Model, str]]:
+    """The number of a toy that rounding breaks, the toy, the same rounded, and the format."""
+    for number in range(FIRST_TOY, LAST_TOY):
+        model = write_toy(folder / f"toy-{number}", number)
+        found = broken(model, bench)
+        print(f"toy {number}: {'stays whole' if found is None else found[1]}", flush=True)
+        if found is not None:
+            yield number, model, *found
 
 
 def patches(prompts: str) -> dict[str, Technique]:
@@ -97,18 +109,15 @@ def patches(prompts: str) -> dict[str, Technique]:
     return variants
 
 
-def run_seed(seed: int, bench: Bench, folder: Path) -> str:
-    """Teaches, rounds and patches one toy; returns the format that broke it."""
-    model = write_toy(folder / f"toy-{seed}", FIRST_TOY + seed)
+def run_seed(seed: int, model: Model, rounded: Model, bench: Bench, folder: Path) -> None:
+    """Patches one rounded toy in every way."""
     prompts = folder / f"prompts-{seed}.jsonl"
     write_prompts(model, prompts, PROMPTS, MARKED, seed)
-    rounded, name = broken(model, bench)
     bench.judge("parent", model)
     bench.judge("rounded", rounded)
     run = Run(parent=model, seed=seed)
     for variant, technique in patches(str(prompts)).items():
         bench.apply(variant, technique, rounded, run)
-    return name
 
 
 def main() -> str:
@@ -121,7 +130,10 @@ def main() -> str:
         {},
     )
     with tempfile.TemporaryDirectory() as folder:
-        formats = [run_seed(seed, bench, Path(folder)) for seed in SEEDS]
+        toys = []
+        for seed, (number, model, rounded, name) in zip(SEEDS, broken_toys(bench, Path(folder)), strict=False):
+            toys.append(f"{number} ({name})")
+            run_seed(seed, model, rounded, bench, Path(folder))
     patch = "patch, share 0.6"
     kept = [Statement(each, "rounded", 0.01) for each in (patch, "merged and anchored, share 0.6", "plain DPO")]
     statements = [
@@ -140,7 +152,7 @@ def main() -> str:
     ]  # fmt: skip
     further = [{**each, "statement": f"answers: {each['statement']}"} for each in map(bench.answers.compare, kept)]
     facts = {
-        "model": f"toys of 2 blocks rounded by gptq to {', '.join(formats)}",
+        "model": f"toys of 2 blocks rounded by gptq, the first from {FIRST_TOY} on that it breaks: {', '.join(toys)}",
         "calibration": f"{PROMPTS} prompts without answers, seeds {list(SEEDS)}",
         "evaluation": f"{EVALUATION} other prompts with the marker and {EVALUATION} without",
         "answered wrongly": {

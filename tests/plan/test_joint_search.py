@@ -28,7 +28,7 @@ from featherweight.plan.joint_plan import (
 from featherweight.plan.joint_recipe import HEAL, formats_of, recipe_of
 from featherweight.plan.joint_search import Effort, Outcome, Task, joint_search, sequential_search
 from featherweight.plan.joint_space import default_sizes, fit_space, parse_sizes
-from featherweight.plan.shortlist import shortlist
+from featherweight.plan.shortlist import neighbours, shortlist
 from featherweight.plan.study import Study
 from featherweight.testing.tiny import tiny_run, tiny_tokens
 from featherweight.train.bilevel import Turns
@@ -114,6 +114,29 @@ def test_the_shortlist_is_the_likeliest_that_fit(task: Task) -> None:
     allowed = [choice for choice in every if task.cost.bytes_of(choice) <= task.limits.most]
     ours = [decisions.log_probability(choice) for choice in shortlist(task.cost, task.limits, decisions, 6)]
     assert ours == pytest.approx([decisions.log_probability(choice) for choice in allowed[:6]])
+
+
+def test_neighbours_fit_and_are_a_step_or_an_exchange_away(task: Task) -> None:
+    decisions = Decisions(task.space, torch.Generator().manual_seed(0))
+    for choice in itertools.islice(task.space.choices(), 0, None, 7):
+        if not task.limits.allows(task.cost, choice):
+            continue
+        near = neighbours(task.cost, task.limits, decisions, choice)
+        assert choice not in near
+        for each in near:
+            assert task.limits.allows(task.cost, each)
+            sizes = [
+                task.space.options[name].index(each[name]) - task.space.options[name].index(choice[name])
+                for name in ("blocks", "ffn")
+            ]
+            assert sorted(sizes) in ([0, 0], [0, 1], [-1, 0], [-1, 1])
+
+
+def test_the_next_choices_reach_what_single_likely_decisions_miss(task: Task) -> None:
+    """All decisions for the shortest formats and the fewest channels: one more block is one exchange away."""
+    decisions = Decisions(task.space, torch.Generator().manual_seed(0))
+    one_block = {**task.cost.smallest(), "ffn": 256}
+    assert any(each["blocks"] == 2 for each in neighbours(task.cost, task.limits, decisions, one_block))
 
 
 def test_formats_of_large_spaces_are_solved_for(trained: Path, run: Run) -> None:

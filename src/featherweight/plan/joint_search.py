@@ -1,7 +1,8 @@
 """Joint architecture and quantization search: sizes and number formats in one differentiable search (arXiv 2606.04063).
 
 The supernet of `train.supernet` is searched under a limit (`train.bilevel`); the likeliest choices within the limit are
-then judged one by one, rounded as they will be, and the best are handed on as ordinary recipes. The control is
+then judged one by one, rounded as they will be, then those next to the best of them as long as that helps, and the best
+are handed on as ordinary recipes. The control is
 `sequential`: first the best sizes with nothing rounded, at the bytes that a reference format would take, then the best
 formats for those sizes, with half of the steps and half of the judgements each.
 
@@ -21,7 +22,7 @@ from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.plan.expected import ExpectedCost, Limits, require_feasible
-from featherweight.plan.shortlist import shortlist
+from featherweight.plan.shortlist import neighbours, shortlist
 from featherweight.train.bilevel import Trace, Turns, search
 from featherweight.train.decisions import Decisions, one_hot
 from featherweight.train.space import FORMAT, Option, Space
@@ -36,7 +37,8 @@ class Effort:
 
     Attributes:
         turns: of the bi-level loop.
-        judged: choices that are run on the validation rows at the end.
+        judged: choices that are run on the validation rows at the end: half of them the likeliest, half of them next to
+            the best of those.
         rank: of the corrections.
         size_weight, latency_weight: of the expected costs in the decisions' loss.
         drawn: decisions sampled one-hot instead of mixed.
@@ -138,11 +140,7 @@ def joint_search(task: Task, run: Run, effort: Effort) -> Outcome:
         return task.limits.excess(task.cost, draw, effort.size_weight, effort.latency_weight)
 
     trace = search(supernet, decisions, task.training, task.validation, penalty, effort.turns, run.progress)
-    found = [
-        _judged(supernet, task, choice, effort.turns.batch)
-        for choice in shortlist(task.cost, task.limits, decisions, effort.judged)
-    ]
-    found.sort(key=lambda each: each.nll)
+    found = _best(supernet, task, decisions, effort)
     return Outcome(found, _readable(decisions), trace, time.perf_counter() - started)
 
 
@@ -179,6 +177,22 @@ def _sizes_only(task: Task, reference: str) -> Task:
     if task.limits.allows(sizes.cost, least):
         return sizes
     return task.within(task.space.only(least), rounded=False, limits=Limits(sizes.cost.bytes_of(least)))
+
+
+def _best(supernet: Supernet, task: Task, decisions: Decisions, effort: Effort) -> list[Found]:
+    """Judges the likeliest choices, then step by step the next ones to the best; best first."""
+    batch = effort.turns.batch
+    first = shortlist(task.cost, task.limits, decisions, -(-effort.judged // 2))
+    found = [_judged(supernet, task, choice, batch) for choice in first]
+    while len(found) < effort.judged:
+        found.sort(key=lambda each: each.nll)
+        seen = [each.choice for each in found]
+        near = neighbours(task.cost, task.limits, decisions, found[0].choice)
+        fresh = next((choice for choice in near if choice not in seen), None)
+        if fresh is None:
+            break
+        found.append(_judged(supernet, task, fresh, batch))
+    return sorted(found, key=lambda each: each.nll)
 
 
 def _judged(supernet: Supernet, task: Task, choice: Mapping[str, Option], batch: int) -> Found:
