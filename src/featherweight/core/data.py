@@ -20,6 +20,7 @@ from typing import Any
 
 from featherweight.core.errors import DataError, MissingExtra
 from featherweight.core.lazy import torch
+from featherweight.core.shares import divided
 
 Documents = Mapping[str, Sequence[str]]
 """Documents by domain."""
@@ -158,12 +159,8 @@ def split_documents(documents: Documents, seed: int = 0) -> dict[str, dict[str, 
     """Documents of each split by domain, assigned by the hash of their text: no document is in two splits."""
     result: dict[str, dict[str, list[str]]] = {name: {} for name in SPLITS}
     for domain, texts in documents.items():
-        unique = sorted(set(texts), key=lambda text: hashlib.sha256(f"{seed}/{text}".encode()).hexdigest())
-        edge = 0.0
-        for name, share in SPLITS.items():
-            first, last = round(edge * len(unique)), round((edge + share) * len(unique))
-            result[name][domain] = unique[first:last]
-            edge += share
+        for name, part in divided(texts, SPLITS, seed).items():
+            result[name][domain] = part
     return result
 
 

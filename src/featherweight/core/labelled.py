@@ -16,6 +16,7 @@ from typing import Any
 
 from featherweight.core.errors import DataError
 from featherweight.core.lazy import torch
+from featherweight.core.shares import divided
 
 SHARES = {"training": 0.6, "validation": 0.2, "test": 0.2}
 _LEAST = 5  # of a class: fewer cannot be in every part
@@ -75,12 +76,8 @@ class Labelled:
         self._check(by_class)
         parts: dict[str, list[int]] = {name: [] for name in SHARES}
         for rows in by_class.values():
-            order = sorted(rows, key=lambda digest: hashlib.sha256(f"{seed}/{digest}".encode()).hexdigest())
-            edge = 0.0
-            for name, share in SHARES.items():
-                first, last = round(edge * len(order)), round((edge + share) * len(order))
-                parts[name] += [rows[digest] for digest in order[first:last]]
-                edge += share
+            for name, digests in divided(rows, SHARES, seed).items():
+                parts[name] += [rows[digest] for digest in digests]
         return {name: sorted(rows) for name, rows in parts.items()}
 
     def _check(self, by_class: dict[str, dict[str, int]]) -> None:
