@@ -21,6 +21,7 @@ from typing import Any
 from featherweight.core.errors import DataError, MissingExtra
 from featherweight.core.lazy import torch
 from featherweight.core.shares import divided
+from featherweight.core.user_file import numbered_lines, read_text
 
 Documents = Mapping[str, Sequence[str]]
 """Documents by domain."""
@@ -94,12 +95,7 @@ def read_documents(source: str) -> dict[str, list[str]]:
     if source.startswith("hf:"):
         return {"dataset": _pieces(_hub_texts(source[3:]))}
     path = Path(source)
-    if not path.is_file():
-        raise DataError(f"text {source!r}", "does not exist", "give a .txt or .jsonl file, or hf:DATASET")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(str(path), "is not UTF-8 text", "convert it, for example with iconv") from None
+    text = read_text(path, f"text {source!r}", "give a .txt or .jsonl file, or hf:DATASET")
     if not text.strip():
         raise DataError(str(path), "is empty", "give a file with text")
     if path.suffix == ".jsonl":
@@ -109,9 +105,7 @@ def read_documents(source: str) -> dict[str, list[str]]:
 
 def _jsonl(text: str, path: Path) -> dict[str, list[str]]:
     documents: dict[str, list[str]] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         try:
             record = json.loads(line)
             domain = str(record.get("domain", path.stem))

@@ -12,6 +12,7 @@ from typing import Any
 from featherweight.core.errors import DataError
 from featherweight.core.lazy import torch
 from featherweight.core.shares import hash_rank
+from featherweight.core.user_file import numbered_lines, read_text
 
 _FEWEST = 2  # of one prompt no share, no spread and no held-out part can be told
 
@@ -23,16 +24,8 @@ def read_prompts(path: str | Path) -> list[str]:
         DataError: missing, unreadable, a line without a prompt, or fewer than two prompts.
     """
     source = Path(path)
-    if not source.is_file():
-        raise DataError(
-            f"prompt log {str(path)!r}", "does not exist", "give a .txt file with one prompt a line, or .jsonl"
-        )
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(str(source), "is not UTF-8 text", "convert it, for example with iconv") from None
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-    prompts = [_prompt(source, number, line) for number, line in numbered]
+    text = read_text(source, f"prompt log {str(path)!r}", "give a .txt file with one prompt a line, or .jsonl")
+    prompts = [_prompt(source, number, line.strip()) for number, line in numbered_lines(text)]
     if len(prompts) < _FEWEST:
         raise DataError(
             f"prompt log {str(path)!r}",

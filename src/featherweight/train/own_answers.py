@@ -6,7 +6,6 @@ their tokens from the same random numbers, so that their answers differ where th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.technique import Technique
+from featherweight.core.user_file import digest_of, numbered_lines, read_text
 
 Ids = tuple[int, ...]
 _BATCH = 64
@@ -39,7 +39,7 @@ class AsksModels(Technique):
 
     def outside(self) -> dict[str, str]:
         path = Path(self.prompts or "")
-        return {"prompts": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+        return {"prompts": digest_of(path)} if path.is_file() else {}
 
     def questions(self, model: Model, run: Run) -> list[Ids]:
         """The prompts as token ids, each once.
@@ -100,13 +100,8 @@ def read_prompts(source: str) -> list[str | list[dict[str, Any]]]:
         DataError: it is missing, empty, no text, or a line is something else.
     """
     path = Path(source)
-    if not path.is_file():
-        raise DataError(f"prompts {source!r}", "does not exist", "give a .jsonl file with one prompt a line")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(str(path), "is not UTF-8 text", "convert it, for example with iconv") from None
-    found = [_prompt(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    text = read_text(path, f"prompts {source!r}", "give a .jsonl file with one prompt a line")
+    found = [_prompt(line, f"{path} line {number}") for number, line in numbered_lines(text)]
     if not found:
         raise DataError(str(path), "is empty", 'write lines such as {"prompt": "How do I boil an egg?"}')
     return found
