@@ -13,16 +13,15 @@ from typing import Any
 
 from pydantic import Field
 
-from featherweight.core.continuation import continue_tokens
 from featherweight.core.errors import DataError
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
+from featherweight.core.sampling import BATCH, Draw, continue_tokens
 from featherweight.core.technique import Technique
 from featherweight.core.user_file import digest_of, numbered_lines, read_text
 
 Ids = tuple[int, ...]
-_BATCH = 64
 _FEWEST = 2
 
 
@@ -71,13 +70,13 @@ class AsksModels(Technique):
 
     def _ask(self, model: Model, questions: Sequence[Ids], run: Run) -> list[list[int]]:
         module, end = model.module().to(run.device), model.tokenizer.eos_token_id
-        batches = [questions[first : first + _BATCH] for first in range(0, len(questions), _BATCH)]
+        batches = [questions[first : first + BATCH] for first in range(0, len(questions), BATCH)]
         answers: list[list[int]] = []
         with run.progress.track("asking", len(batches)) as advance, torch.inference_mode():
             for number, batch in enumerate(batches):
                 generator = run.generator(f"answers {number}")
                 answers += continue_tokens(
-                    module, batch, self.answer_tokens, end, generator, self.temperature, until_all_end=True
+                    module, batch, self.answer_tokens, end, generator, Draw(self.temperature), until_all_end=True
                 )
                 advance()
         return answers
