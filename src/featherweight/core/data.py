@@ -21,6 +21,7 @@ from typing import Any
 from featherweight.core.errors import DataError, MissingExtra
 from featherweight.core.lazy import torch
 from featherweight.core.shares import divided
+from featherweight.core.template import rendered
 from featherweight.core.user_file import numbered_lines, read_text
 
 Documents = Mapping[str, Sequence[str]]
@@ -219,11 +220,6 @@ def packed(pieces: Iterable[Sequence[int]], length: int, end: int | None) -> Ite
 
 def _encode(text: str, tokenizer: Any, limit: int) -> list[int]:
     if text.startswith(_CHAT):
-        messages = json.loads(text.removeprefix(_CHAT))
-        text = (
-            tokenizer.apply_chat_template(messages, tokenize=False)
-            if getattr(tokenizer, "chat_template", None)
-            else "\n".join(str(message.get("content", "")) for message in messages)
-        )
+        text = rendered(tokenizer, json.loads(text.removeprefix(_CHAT)))
     # Eight characters a token is more than any tokenizer reaches on text; the rest would be thrown away.
     return list(tokenizer(text[: 8 * limit], add_special_tokens=False)["input_ids"])

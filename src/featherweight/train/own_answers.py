@@ -19,6 +19,7 @@ from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.sampling import BATCH, Draw, continue_tokens
 from featherweight.core.technique import Technique
+from featherweight.core.template import has_template, rendered, user_turn
 from featherweight.core.user_file import digest_of, numbered_lines, read_text
 
 Ids = tuple[int, ...]
@@ -83,13 +84,9 @@ class AsksModels(Technique):
 
 
 def _encoded(tokenizer: Any, prompt: str | list[dict[str, Any]]) -> list[int]:
-    """A prompt in the model's chat template where it has one, else as plain text."""
-    if getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    plain = prompt if isinstance(prompt, str) else "\n".join(str(each.get("content", "")) for each in prompt)
-    return list(tokenizer(plain)["input_ids"])
+    """A prompt in the model's chat template where it has one, else as plain text with the usual special tokens."""
+    text = rendered(tokenizer, user_turn(prompt) if isinstance(prompt, str) else prompt, asked=True)
+    return list(tokenizer(text, add_special_tokens=not has_template(tokenizer))["input_ids"])
 
 
 def read_prompts(source: str) -> list[str | list[dict[str, Any]]]:
