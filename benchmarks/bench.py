@@ -10,21 +10,23 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file
 
+from featherweight.cli.progress import TerminalProgress
 from featherweight.core.chat import write_chat
 from featherweight.core.data import TokenSet, default_documents, split_documents, tokenize
 from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
 from featherweight.core.run import Run
-from featherweight.core.source import default_cache
+from featherweight.core.source import default_cache, open_model
 from featherweight.core.store import Store
 from featherweight.measure.quality import Scores, compare, resampled_means, summarize
 
@@ -100,6 +102,32 @@ def interpreters(peers: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]
             (folder / ".ready").touch()
         found[peer] = python
     return found, reasons
+
+
+def competition(
+    name: str, peers: Sequence[str], settings: Iterable[Any], compete: Callable[..., dict[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Everybody at every setting, on the embedded model and the same tokens; results, and why peers were left out.
+
+    Both are also written to benchmarks/results/<name>.json.
+
+    Args:
+        name: of the benchmark.
+        peers: who is asked to take part beside us.
+        settings: what is compared.
+        compete: called with a setting, the Python of everybody by name, the parent, the file of calibration tokens,
+            the test rows and a folder for results; gives the result of the setting.
+    """
+    takers, reasons = interpreters(peers)
+    parent = open_model("smollm2-135m")
+    tuned, judged = calibration_and_test(parent, 36, 40, 256, TerminalProgress())
+    with TemporaryDirectory() as folder:
+        tokens = Path(folder) / "tokens.json"
+        tokens.write_text(json.dumps(tuned.ids.tolist()), "utf-8")
+        results = [compete(setting, takers, parent, tokens, judged, Path(folder)) for setting in settings]
+    facts = {"left_out": reasons, "calibration_tokens": tuned.count, "test_tokens": judged.count, "results": results}
+    save(name, f"python benchmarks/{name}.py", facts)
+    return results, reasons
 
 
 def in_fresh_process(peer: str, python: Path, script: str, out: Path, arguments: Sequence[str]) -> dict[str, Any]:

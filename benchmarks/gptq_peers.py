@@ -10,23 +10,19 @@ SmolLM2's rows of 576, so "g128" is 128 in down_proj and 64 elsewhere.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import calibration_and_test, difference, in_fresh_process, interpreters, judge, row, save
+from bench import competition, difference, in_fresh_process, judge, row
 from rich.console import Console
 from rich.table import Table
 
-from featherweight.cli.progress import TerminalProgress
 from featherweight.core.budget import format_bytes
 from featherweight.core.data import TokenSet
 from featherweight.core.model import Model
 from featherweight.core.run import Run
-from featherweight.core.source import open_model
 from featherweight.measure.quality import Scores
 
 PEERS = ("llmcompressor", "gptqmodel")
@@ -78,18 +74,10 @@ def verdict(rows: Mapping[str, Mapping[str, Any]], scores: Mapping[str, Scores])
 
 
 def main() -> int:
-    takers, reasons = interpreters(PEERS)
-    parent = open_model("smollm2-135m")
-    tuned, judged = calibration_and_test(parent, 36, 40, 256, TerminalProgress())
-    with TemporaryDirectory() as name:
-        tokens = Path(name) / "tokens.json"
-        tokens.write_text(json.dumps(tuned.ids.tolist()), "utf-8")
-        results = [compete(setting, takers, parent, tokens, judged, Path(name)) for setting in SETTINGS]
-    facts = {"left_out": reasons, "calibration_tokens": tuned.count, "test_tokens": judged.count, "results": results}
-    path = save("gptq_peers", "python benchmarks/gptq_peers.py", facts)
+    results, reasons = competition("gptq_peers", PEERS, SETTINGS, compete)
     show(results, reasons)
     passed = all(each["passed"] is not False for each in results)
-    Console().print(f"wrote {path.name}; {'passed' if passed else 'FAILED'}")
+    Console().print(f"wrote gptq_peers.json; {'passed' if passed else 'FAILED'}")
     return 0 if passed else 1
 
 

@@ -9,24 +9,20 @@ of the weights that each saved folder gives back. The shares of zeros are counte
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench import calibration_and_test, difference, in_fresh_process, interpreters, judge, row, save
+from bench import competition, difference, in_fresh_process, judge, row
 from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from featherweight.cli.progress import TerminalProgress
 from featherweight.core.budget import format_bytes
 from featherweight.core.data import TokenSet
 from featherweight.core.model import Model
 from featherweight.core.run import Run
-from featherweight.core.source import open_model
 
 PEERS = ("llmcompressor",)
 SETTINGS = [(method, pattern) for method in ("sparsegpt", "wanda") for pattern in ("unstructured", "2:4")]
@@ -70,17 +66,9 @@ def zeros(path: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    takers, reasons = interpreters(PEERS)
-    parent = open_model("smollm2-135m")
-    tuned, judged = calibration_and_test(parent, 36, 40, 256, TerminalProgress())
-    with TemporaryDirectory() as name:
-        tokens = Path(name) / "tokens.json"
-        tokens.write_text(json.dumps(tuned.ids.tolist()), "utf-8")
-        results = [compete(setting, takers, parent, tokens, judged, Path(name)) for setting in SETTINGS]
-    facts = {"left_out": reasons, "calibration_tokens": tuned.count, "test_tokens": judged.count, "results": results}
-    path = save("pruning_peers", "python benchmarks/pruning_peers.py", facts)
+    results, reasons = competition("pruning_peers", PEERS, SETTINGS, compete)
     show(results, reasons)
-    Console().print(f"wrote {path.name}")
+    Console().print("wrote pruning_peers.json")
     return 0
 
 

@@ -88,11 +88,8 @@ class Experiment:
 
     def calibration(self, seed: int) -> TokenSet:
         """A sample of the calibration text."""
-        drawn = {}
-        for domain, texts in self.documents["calibration"].items():
-            order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-            drawn[domain] = [texts[index] for index in order]
-        return tokenize(drawn, self.model.tokenizer, CALIBRATION_ROWS, LENGTH)
+        documents = {domain: reordered(texts, seed) for domain, texts in self.documents["calibration"].items()}
+        return tokenize(documents, self.model.tokenizer, CALIBRATION_ROWS, LENGTH)
 
     def measure(
         self, variant: str, technique: Technique | None, seeds: Sequence[int] = SEEDS, parent: Model | None = None
@@ -191,6 +188,12 @@ def verdict_of(outcomes: Sequence[str]) -> str:
     """`reproduced`, `mixed` or `not reproduced` from the outcomes of all statements."""
     held = sum(outcome == "holds" for outcome in outcomes)
     return "reproduced" if held == len(outcomes) else "mixed" if held else "not reproduced"
+
+
+def reordered(texts: Sequence[str], seed: int) -> list[str]:
+    """Texts in the order of a seed; rows are cut from the first ones, so each seed is a sample of its own."""
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [texts[index] for index in order]
 
 
 def row_losses(model: Model, ids: torch.Tensor) -> torch.Tensor:

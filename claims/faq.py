@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from claims.experiment import Experiment, Statement, row_losses
+from claims.experiment import Experiment, Statement, reordered, row_losses
 from claims.toys import toy
 from featherweight.core.data import TokenSet, default_documents, split_documents, tokenize
 from featherweight.core.model import Model
@@ -74,7 +74,7 @@ def measure(
     experiment.losses["parent"] = [parent.tolist()]
     for seed in SEEDS:
         run = Run(seed=seed)
-        raw = tokenize({"prose": _drawn(prose, seed)}, target.tokenizer, ROWS, LENGTH)
+        raw = tokenize({"prose": reordered(prose, seed)}, target.tokenizer, ROWS, LENGTH)
         for kind in KINDS:
             tokens = raw
             if kind != "raw":
@@ -96,11 +96,6 @@ def measure(
         "activation_distance": distances,
         "nll_on_natural_text": on_natural,
     }
-
-
-def _drawn(texts: Sequence[str], seed: int) -> list[str]:
-    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [texts[index] for index in order]
 
 
 def gaps(experiment: Experiment) -> dict[str, list[float]]:

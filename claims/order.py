@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
-from claims.experiment import Experiment, row_losses
+from claims.experiment import Experiment, reordered, row_losses
 from claims.toys import toy
 from featherweight.core.architecture import block_index
 from featherweight.core.data import TokenSet, default_documents, split_documents, tokenize
@@ -71,11 +71,8 @@ class Subject:
 
     def calibration(self, seed: int) -> TokenSet:
         """A sample of the calibration text."""
-        drawn = {}
-        for domain, texts in self.documents["calibration"].items():
-            order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-            drawn[domain] = [texts[index] for index in order]
-        return tokenize(drawn, self.model.tokenizer, CALIBRATION_ROWS, 2 * LENGTH)
+        documents = {domain: reordered(texts, seed) for domain, texts in self.documents["calibration"].items()}
+        return tokenize(documents, self.model.tokenizer, CALIBRATION_ROWS, 2 * LENGTH)
 
     def losses(self, recipe: Recipe, seed: int) -> torch.Tensor:
         """Of every evaluation row, float64 [rows]."""

@@ -1,17 +1,19 @@
-"""Sampling: what temperature and top-p leave, and that a text does not depend on the padding beside it."""
+"""Sampling: what temperature and top-p leave, neighbours and padding that change nothing, answers that end."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featherweight.core.sampling import Draw, continue_texts
+from featherweight.core.sampling import Draw, continue_texts, continue_tokens
 from featherweight.core.source import open_folder
 
+PROMPTS = [(5, 6, 7, 8, 9), (10, 11), (12,)]
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
 
 
@@ -48,3 +50,46 @@ def test_padding_changes_no_greedy_text(models_folder: Path, model_type: str) ->
     together = continue_texts(model.module(), model.tokenizer, texts, 8, generator, Draw(0))
     alone = [continue_texts(model.module(), model.tokenizer, [each], 8, generator, Draw(0))[0] for each in texts]
     assert together == alone
+
+
+@pytest.fixture
+def module(tiny: Path) -> Any:
+    return open_folder(tiny).module()
+
+
+def continued(module: Any, **changes: Any) -> list[list[int]]:
+    settings = {"length": 6, "end": None, "generator": torch.Generator().manual_seed(0), **changes}
+    with torch.inference_mode():
+        draw = Draw(settings.pop("temperature", 1.0))
+        return continue_tokens(module, settings.pop("prompts", PROMPTS), draw=draw, **settings)
+
+
+def test_greedy_answers_do_not_depend_on_their_neighbours(module: Any) -> None:
+    together = continued(module, temperature=0)
+    assert together == [continued(module, prompts=[prompt], temperature=0)[0] for prompt in PROMPTS]
+    ids = list(PROMPTS[0])
+    for token in together[0]:
+        with torch.inference_mode():
+            assert int(module(torch.tensor([ids])).logits[0, -1].argmax()) == token
+        ids.append(token)
+
+
+def test_one_seed_gives_one_answer(module: Any) -> None:
+    assert continued(module) == continued(module)
+    assert continued(module) != continued(module, generator=torch.Generator().manual_seed(1))
+
+
+def test_an_answer_ends_with_its_turn(module: Any) -> None:
+    whole = continued(module, temperature=0)
+    end = whole[0][2]
+    cut = continued(module, temperature=0, end=end)
+    assert cut[0] == whole[0][: whole[0].index(end) + 1]
+    assert all(end not in answer[:-1] for answer in cut)
+
+
+def test_stopping_when_all_have_ended_saves_tokens_and_changes_nothing(module: Any) -> None:
+    end, calls = continued(module, prompts=[PROMPTS[0]], temperature=0)[0][1], []
+    settings = {"prompts": [PROMPTS[0]], "temperature": 0, "end": end, "length": 20}
+    stopped = continued(module, **settings, until_all_end=True, advance=lambda: calls.append(1))
+    assert stopped == continued(module, **settings)
+    assert len(calls) <= 2

@@ -13,6 +13,7 @@ from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.sampling import BATCH, continue_texts
+from featherweight.core.template import has_template, rendered, user_turn
 
 
 def prompts() -> list[str]:
@@ -32,7 +33,7 @@ def write_chat(model: Model, run: Run, count: int = 48, length: int = 96) -> lis
 
 def _sample(model: Model, run: Run, count: int, length: int) -> list[str]:
     tokenizer, module = model.tokenizer, model.module().to(run.device)
-    asked = [_format(tokenizer, prompt) for prompt in (prompts() * (1 + count // len(prompts())))[:count]]
+    asked = [_asked(tokenizer, prompt) for prompt in (prompts() * (1 + count // len(prompts())))[:count]]
     generator = run.generator("chat")
     texts: list[str] = []
     batches = [asked[first : first + BATCH] for first in range(0, count, BATCH)]
@@ -43,8 +44,7 @@ def _sample(model: Model, run: Run, count: int, length: int) -> list[str]:
     return texts
 
 
-def _format(tokenizer: Any, prompt: str) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        return prompt + "\n"
-    messages = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+def _asked(tokenizer: Any, prompt: str) -> str:
+    """The text after which the model writes; a line of its own where there is no template to end the prompt."""
+    text = rendered(tokenizer, user_turn(prompt), asked=True)
+    return text if has_template(tokenizer) else text + "\n"

@@ -20,6 +20,9 @@ from typing import Any
 
 from featherweight.core.errors import DataError, MissingExtra
 from featherweight.core.lazy import torch
+from featherweight.core.shares import divided
+from featherweight.core.template import rendered
+from featherweight.core.user_file import numbered_lines, read_text
 
 Documents = Mapping[str, Sequence[str]]
 """Documents by domain."""
@@ -93,12 +96,7 @@ def read_documents(source: str) -> dict[str, list[str]]:
     if source.startswith("hf:"):
         return {"dataset": _pieces(_hub_texts(source[3:]))}
     path = Path(source)
-    if not path.is_file():
-        raise DataError(f"text {source!r}", "does not exist", "give a .txt or .jsonl file, or hf:DATASET")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(str(path), "is not UTF-8 text", "convert it, for example with iconv") from None
+    text = read_text(path, f"text {source!r}", "give a .txt or .jsonl file, or hf:DATASET")
     if not text.strip():
         raise DataError(str(path), "is empty", "give a file with text")
     if path.suffix == ".jsonl":
@@ -108,9 +106,7 @@ def read_documents(source: str) -> dict[str, list[str]]:
 
 def _jsonl(text: str, path: Path) -> dict[str, list[str]]:
     documents: dict[str, list[str]] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         try:
             record = json.loads(line)
             domain = str(record.get("domain", path.stem))
@@ -158,12 +154,8 @@ def split_documents(documents: Documents, seed: int = 0) -> dict[str, dict[str, 
     """Documents of each split by domain, assigned by the hash of their text: no document is in two splits."""
     result: dict[str, dict[str, list[str]]] = {name: {} for name in SPLITS}
     for domain, texts in documents.items():
-        unique = sorted(set(texts), key=lambda text: hashlib.sha256(f"{seed}/{text}".encode()).hexdigest())
-        edge = 0.0
-        for name, share in SPLITS.items():
-            first, last = round(edge * len(unique)), round((edge + share) * len(unique))
-            result[name][domain] = unique[first:last]
-            edge += share
+        for name, part in divided(texts, SPLITS, seed).items():
+            result[name][domain] = part
     return result
 
 
@@ -228,11 +220,6 @@ def packed(pieces: Iterable[Sequence[int]], length: int, end: int | None) -> Ite
 
 def _encode(text: str, tokenizer: Any, limit: int) -> list[int]:
     if text.startswith(_CHAT):
-        messages = json.loads(text.removeprefix(_CHAT))
-        text = (
-            tokenizer.apply_chat_template(messages, tokenize=False)
-            if getattr(tokenizer, "chat_template", None)
-            else "\n".join(str(message.get("content", "")) for message in messages)
-        )
+        text = rendered(tokenizer, json.loads(text.removeprefix(_CHAT)))
     # Eight characters a token is more than any tokenizer reaches on text; the rest would be thrown away.
     return list(tokenizer(text[: 8 * limit], add_special_tokens=False)["input_ids"])

@@ -16,6 +16,8 @@ from typing import Any
 
 from featherweight.core.errors import DataError
 from featherweight.core.lazy import torch
+from featherweight.core.shares import divided
+from featherweight.core.user_file import numbered_lines, read_text
 
 SHARES = {"training": 0.6, "validation": 0.2, "test": 0.2}
 _LEAST = 5  # of a class: fewer cannot be in every part
@@ -75,12 +77,8 @@ class Labelled:
         self._check(by_class)
         parts: dict[str, list[int]] = {name: [] for name in SHARES}
         for rows in by_class.values():
-            order = sorted(rows, key=lambda digest: hashlib.sha256(f"{seed}/{digest}".encode()).hexdigest())
-            edge = 0.0
-            for name, share in SHARES.items():
-                first, last = round(edge * len(order)), round((edge + share) * len(order))
-                parts[name] += [rows[digest] for digest in order[first:last]]
-                edge += share
+            for name, digests in divided(rows, SHARES, seed).items():
+                parts[name] += [rows[digest] for digest in digests]
         return {name: sorted(rows) for name, rows in parts.items()}
 
     def _check(self, by_class: dict[str, dict[str, int]]) -> None:
@@ -108,14 +106,8 @@ def read_labelled(path: str | Path) -> Labelled:
     Raises:
         DataError: missing, unreadable, empty, or a line without text or label.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(f"labelled text {str(path)!r}", "does not exist", 'give a .jsonl file with "text" and "label"')
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(str(path), "is not UTF-8 text", "convert it, for example with iconv") from None
-    rows = [_row(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    text = read_text(path, f"labelled text {str(path)!r}", 'give a .jsonl file with "text" and "label"')
+    rows = [_row(path, number, line) for number, line in numbered_lines(text)]
     if not rows:
         raise DataError(str(path), "is empty", 'give lines such as {"text": "...", "label": "..."}')
     return Labelled([text for text, _ in rows], tuple(label for _, label in rows), str(path))

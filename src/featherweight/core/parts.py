@@ -1,4 +1,4 @@
-"""What a structural pruner can drop of a block: FFN channels and key/value groups, and how many of them stay.
+"""What a structural pruner can drop of a block: FFN channels and key/value groups, and the base of those that do.
 
 A part is some neighbouring input columns of the linear that reads it, with everything that produces them. Every block
 keeps equally many, because the stock classes have one size for all.
@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from pydantic import Field, field_validator
 
 from featherweight.core.architecture import Architecture, Reads
 from featherweight.core.errors import RecipeError
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
+from featherweight.core.run import Run
 from featherweight.core.slicing import allowed_groups
+from featherweight.core.technique import Kind, Technique
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,44 @@ def part_weights(architecture: Architecture, part: Part, weight: Callable[[str],
     return torch.cat(pieces, dim=1)
 
 
+class PartPruner(Technique):
+    """Base of the techniques that leave every block the same smaller number of channels and groups."""
+
+    kind: ClassVar[Kind] = Kind.PRUNE
+
+    ffn: float = Field(0.75, gt=0, le=1, description="share of the FFN channels that stays; 1 keeps all")
+    groups: float | int = Field(
+        1.0, gt=0, description="share of the key/value groups that stays (1.0 keeps all), or a whole number of groups"
+    )
+    multiple: int = Field(
+        32, ge=1, description="FFN channels are rounded to a multiple of it: 32 fits GGUF blocks, 256 keeps K-quants"
+    )
+
+    @field_validator("groups")
+    @classmethod
+    def _share_or_count(cls, value: float) -> float:
+        if isinstance(value, float) and value > 1:
+            raise ValueError("must be a share up to 1.0, or a whole number of groups such as 2")
+        return value
+
+    def staying(self, model: Model, run: Run) -> dict[Part, int]:
+        """How many parts of a block stay, for those of which some go.
+
+        Raises:
+            RecipeError: the architecture cannot keep so many groups.
+        """
+        architecture = model.architecture
+        counts = {
+            "ffn": channel_count(architecture, self.ffn, self.multiple),
+            "query": group_count(model, self.groups, f"{self.name}.groups", run.progress.say),
+        }
+        return {part: counts[part.axis] for part in parts(architecture) if counts[part.axis] < part.count}
+
+    @classmethod
+    def neutral(cls) -> Self:
+        return cls(ffn=1.0, groups=1.0)
+
+
 def channel_count(architecture: Architecture, share: float, multiple: int) -> int:
     """How many FFN channels stay: the share of them, rounded to a multiple; a share of 1 keeps all."""
     total = architecture.size("ffn")
@@ -117,10 +160,3 @@ def group_count(model: Model, wanted: float | int, field: str, say: Callable[[st
     if count != asked:
         say(f"keeps {count} groups instead of {asked}: this architecture can keep {allowed}")
     return count
-
-
-def share_or_count(value: float) -> float:
-    """The validator of a field that takes either."""
-    if isinstance(value, float) and value > 1:
-        raise ValueError("must be a share up to 1.0, or a whole number of groups such as 2")
-    return value

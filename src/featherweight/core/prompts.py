@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from typing import Any
 
 from featherweight.core.errors import DataError
 from featherweight.core.lazy import torch
+from featherweight.core.shares import hash_rank
+from featherweight.core.user_file import numbered_lines, read_text
 
 _FEWEST = 2  # of one prompt no share, no spread and no held-out part can be told
 
@@ -23,16 +24,8 @@ def read_prompts(path: str | Path) -> list[str]:
         DataError: missing, unreadable, a line without a prompt, or fewer than two prompts.
     """
     source = Path(path)
-    if not source.is_file():
-        raise DataError(
-            f"prompt log {str(path)!r}", "does not exist", "give a .txt file with one prompt a line, or .jsonl"
-        )
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(str(source), "is not UTF-8 text", "convert it, for example with iconv") from None
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-    prompts = [_prompt(source, number, line) for number, line in numbered]
+    text = read_text(source, f"prompt log {str(path)!r}", "give a .txt file with one prompt a line, or .jsonl")
+    prompts = [_prompt(source, number, line.strip()) for number, line in numbered_lines(text)]
     if len(prompts) < _FEWEST:
         raise DataError(
             f"prompt log {str(path)!r}",
@@ -79,7 +72,7 @@ def split_prompts(prompts: Sequence[str], held_out: float = 0.1, withhold: float
         withhold: share of the different prompts that is given up so that all prompts with some words can be withheld.
         seed: decides which.
     """
-    distinct = sorted(set(prompts), key=lambda prompt: _order(prompt, seed))
+    distinct = sorted(set(prompts), key=lambda prompt: hash_rank(prompt, seed))
     withheld = _withheld_words(distinct, round(withhold * len(distinct)), seed)
     rest = [prompt for prompt in distinct if not withheld & words(prompt)]
     edge = round(held_out * len(distinct))
@@ -98,18 +91,14 @@ def _withheld_words(prompts: Sequence[str], limit: int, seed: int) -> set[str]:
     """Words whose prompts together are at most `limit`, in random order; if each has more, the rarest one."""
     counts = Counter(word for prompt in prompts for word in words(prompt))
     chosen: set[str] = set()
-    for word in sorted(counts, key=lambda each: _order(each, seed)):
+    for word in sorted(counts, key=lambda each: hash_rank(each, seed)):
         if counts[word] <= limit:
             chosen.add(word)
             limit -= counts[word]
     if not chosen and limit and counts:
-        rarest = min(counts, key=lambda each: (counts[each], _order(each, seed)))
+        rarest = min(counts, key=lambda each: (counts[each], hash_rank(each, seed)))
         chosen = {rarest} if 2 * counts[rarest] <= len(prompts) else set()
     return chosen
-
-
-def _order(text: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{text}".encode()).hexdigest()
 
 
 def token_ids(prompts: Sequence[str], tokenizer: Any, context: int | None = None) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Sampling from a transformers module: texts continued together, token by token, with a key/value cache.
+"""Sampling from a transformers module: texts or tokens continued together, one by one, with a key/value cache.
 
 Prompts are padded on the left. What a row draws depends on the generator, on the rows beside it and on nothing else, so
 the same call gives the same tokens.
@@ -65,10 +65,37 @@ def continue_texts(
         advance: called once a token, for progress.
     """
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    width, end = max(map(len, encoded)), tokenizer.eos_token_id
-    ids = torch.tensor([[end or 0] * (width - len(each)) + each for each in encoded], device=module.device)
-    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in encoded], device=module.device)
+    answers = continue_tokens(module, encoded, length, tokenizer.eos_token_id, generator, draw, advance)
+    return list(zip(encoded, answers, strict=True))
+
+
+def continue_tokens(
+    module: Any,
+    prompts: Sequence[Sequence[int]],
+    length: int,
+    end: int | None,
+    generator: torch.Generator,
+    draw: Draw = Draw(),
+    advance: Callable[[], None] | None = None,
+    until_all_end: bool = False,
+) -> list[list[int]]:
+    """The continuation of each prompt, up to and with its first end-of-turn token.
+
+    Args:
+        module: a causal language model of transformers.
+        prompts: token ids; they go through the model together.
+        length: tokens to draw at most.
+        end: the end-of-turn token; None = there is none.
+        generator: decides the draws.
+        draw: how a token is drawn.
+        advance: called once a token, for progress.
+        until_all_end: whether to stop when every continuation has ended; then `advance` may be called less often.
+    """
+    width = max(map(len, prompts))
+    ids = torch.tensor([[end or 0] * (width - len(each)) + list(each) for each in prompts], device=module.device)
+    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts], device=module.device)
     cache, step, written = None, ids, ids
+    ended = torch.zeros(len(prompts), 1, dtype=torch.bool, device=ids.device)
     for _ in range(length):
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
         output = module(
@@ -80,8 +107,11 @@ def continue_texts(
         mask = torch.cat([mask, torch.ones_like(step)], 1)
         if advance:
             advance()
-    answers = written[:, width:].tolist()
-    return [(each, _until_end(answer, end)) for each, answer in zip(encoded, answers, strict=True)]
+        if until_all_end and end is not None:
+            ended |= step == end
+            if bool(ended.all()):
+                break
+    return [_until_end(answer, end) for answer in written[:, width:].tolist()]
 
 
 def _until_end(answer: list[int], end: int | None) -> list[int]:

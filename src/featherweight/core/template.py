@@ -1,20 +1,47 @@
 """The form in which a model sees a question and its answer when it serves, as token ids that read back the same.
 
 With a chat template that is the rendered conversation; without one, the question's text continued by the answer's.
+Whoever needs only the text of a conversation takes `rendered`.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+Turns = Sequence[Mapping[str, Any]]
+"""Messages of a conversation, each with "role" and "content"."""
 
 _MARK = "\u2063question\u2063"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029\ufeff]")
 _UNREADABLE = "\ufffd"
 _STEPS_BACK = 8  # tokens that may be given up so that a cut text reads back as the same tokens
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer has a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def rendered(tokenizer: Any, turns: Turns, asked: bool = False) -> str:
+    """A conversation in a tokenizer's chat template; without one, what was said, one message a line.
+
+    Args:
+        tokenizer: of the model that reads it.
+        turns: the messages.
+        asked: whether the text ends where the model would answer.
+    """
+    if has_template(tokenizer):
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asked))
+    return "\n".join(str(turn.get("content", "")) for turn in turns)
+
+
+def user_turn(text: str) -> list[dict[str, str]]:
+    """The conversation that is one question."""
+    return [{"role": "user", "content": text}]
 
 
 class Unfit(Exception):
@@ -34,20 +61,20 @@ class ServingForm:
     @property
     def chat(self) -> bool:
         """Whether the model has a chat template."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
+        return has_template(self.tokenizer)
 
     @functools.cached_property
     def prefix(self) -> list[int]:
         """The tokens that every sample starts with: what the template puts before the question, or the start token."""
         if not self.chat:
             return list(self.tokenizer("")["input_ids"])
-        before = self._rendered([{"role": "user", "content": _MARK}], asked=True).split(_MARK)[0]
+        before = rendered(self.tokenizer, user_turn(_MARK), asked=True).split(_MARK)[0]
         return self._encoded(before)
 
     def asked(self, question: str) -> str:
         """The text after which the model would answer."""
         if self.chat:
-            return self._rendered([{"role": "user", "content": question}], asked=True)
+            return rendered(self.tokenizer, user_turn(question), asked=True)
         return str(self.tokenizer.decode(self.prefix, skip_special_tokens=False)) + question
 
     def fit(self, question: str, answer: str, length: int) -> tuple[int, ...]:
@@ -81,8 +108,8 @@ class ServingForm:
     def _whole(self, question: str, answer: str) -> list[int]:
         if not self.chat:
             return [*self.prefix, *self._encoded(question + answer)]
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer.strip()}]
-        return self._encoded(self._rendered(turns))
+        turns = [*user_turn(question), {"role": "assistant", "content": answer.strip()}]
+        return self._encoded(rendered(self.tokenizer, turns))
 
     def _stable(self, ids: list[int]) -> list[int]:
         """The longest beginning, a few tokens shorter at most, whose text has these very tokens."""
@@ -104,9 +131,6 @@ class ServingForm:
 
     def _encoded(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _rendered(self, turns: Sequence[dict[str, str]], asked: bool = False) -> str:
-        return str(self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=asked))
 
 
 def clean(text: str, special: Sequence[str] = ()) -> str:

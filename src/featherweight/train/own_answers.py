@@ -6,7 +6,6 @@ their tokens from the same random numbers, so that their answers differ where th
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +13,16 @@ from typing import Any
 
 from pydantic import Field
 
-from featherweight.core.continuation import continue_tokens
 from featherweight.core.errors import DataError
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
+from featherweight.core.sampling import BATCH, Draw, continue_tokens
 from featherweight.core.technique import Technique
+from featherweight.core.template import has_template, rendered, user_turn
+from featherweight.core.user_file import digest_of, numbered_lines, read_text
 
 Ids = tuple[int, ...]
-_BATCH = 64
 _FEWEST = 2
 
 
@@ -39,7 +39,7 @@ class AsksModels(Technique):
 
     def outside(self) -> dict[str, str]:
         path = Path(self.prompts or "")
-        return {"prompts": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+        return {"prompts": digest_of(path)} if path.is_file() else {}
 
     def questions(self, model: Model, run: Run) -> list[Ids]:
         """The prompts as token ids, each once.
@@ -71,26 +71,22 @@ class AsksModels(Technique):
 
     def _ask(self, model: Model, questions: Sequence[Ids], run: Run) -> list[list[int]]:
         module, end = model.module().to(run.device), model.tokenizer.eos_token_id
-        batches = [questions[first : first + _BATCH] for first in range(0, len(questions), _BATCH)]
+        batches = [questions[first : first + BATCH] for first in range(0, len(questions), BATCH)]
         answers: list[list[int]] = []
         with run.progress.track("asking", len(batches)) as advance, torch.inference_mode():
             for number, batch in enumerate(batches):
                 generator = run.generator(f"answers {number}")
                 answers += continue_tokens(
-                    module, batch, self.answer_tokens, end, generator, self.temperature, until_all_end=True
+                    module, batch, self.answer_tokens, end, generator, Draw(self.temperature), until_all_end=True
                 )
                 advance()
         return answers
 
 
 def _encoded(tokenizer: Any, prompt: str | list[dict[str, Any]]) -> list[int]:
-    """A prompt in the model's chat template where it has one, else as plain text."""
-    if getattr(tokenizer, "chat_template", None):
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    plain = prompt if isinstance(prompt, str) else "\n".join(str(each.get("content", "")) for each in prompt)
-    return list(tokenizer(plain)["input_ids"])
+    """A prompt in the model's chat template where it has one, else as plain text with the usual special tokens."""
+    text = rendered(tokenizer, user_turn(prompt) if isinstance(prompt, str) else prompt, asked=True)
+    return list(tokenizer(text, add_special_tokens=not has_template(tokenizer))["input_ids"])
 
 
 def read_prompts(source: str) -> list[str | list[dict[str, Any]]]:
@@ -100,13 +96,8 @@ def read_prompts(source: str) -> list[str | list[dict[str, Any]]]:
         DataError: it is missing, empty, no text, or a line is something else.
     """
     path = Path(source)
-    if not path.is_file():
-        raise DataError(f"prompts {source!r}", "does not exist", "give a .jsonl file with one prompt a line")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(str(path), "is not UTF-8 text", "convert it, for example with iconv") from None
-    found = [_prompt(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    text = read_text(path, f"prompts {source!r}", "give a .jsonl file with one prompt a line")
+    found = [_prompt(line, f"{path} line {number}") for number, line in numbered_lines(text)]
     if not found:
         raise DataError(str(path), "is empty", 'write lines such as {"prompt": "How do I boil an egg?"}')
     return found

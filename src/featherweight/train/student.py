@@ -12,6 +12,7 @@ float32.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ def _change(weight: torch.Tensor, rank: int | None, rounded: bool, generator: to
     return LowRank(weight, rank, (rank if rounded else weight.shape[1]) ** -0.5, generator)
 
 
-class _Matrix:
+class _Matrix(ABC):
     """A linear whose weight is trained; its `forward` is replaced."""
 
     def __init__(
@@ -172,6 +173,7 @@ class _Matrix:
         self.sparse = bool(zeros.float().mean() > _SPARSE)
         linear.forward = self.forward
 
+    @abstractmethod
     def prepare(self, reference: torch.Tensor | None) -> None:
         """What a kind of matrix needs to know before it computes."""
 
@@ -185,16 +187,20 @@ class _Matrix:
         change = self.change.dense()
         return change if self.kept is None else change * self.kept
 
+    @abstractmethod
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """The outputs for `inputs` [..., columns] with the weight as it is now."""
 
+    @abstractmethod
     def stored(self, share: float) -> Stored | None:
         """The weight as it is kept, with a share of its change; None where it is what it was."""
-        raise NotImplementedError
 
 
 class _Plain(_Matrix):
     """A floating-point weight."""
+
+    def prepare(self, reference: torch.Tensor | None) -> None:
+        """Nothing: the weight stays where it is and the change is added to it."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         linear = self.linear

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from featherweight.core.receipt import Ledger, versions
 from featherweight.core.recipe import Recipe
 from featherweight.core.source import open_model
 from featherweight.core.steps import Applied
+from featherweight.core.user_file import digest_of
 from featherweight.core.whole import whole_folder
 from featherweight.core.workspace import Workspace
 from featherweight.export.card import write_card
@@ -138,7 +138,7 @@ def measure_file(study: Study, path: Path, budget: Budget) -> dict[str, Any]:
     resident = study.exporter.resident(path, budget.context, budget.threads)
     quality: Quality = summarize(scores)
     names = {each: each.relative_to(path).as_posix() if path.is_dir() else each.name for each in files}
-    digests = {name: _sha256(each) for each, name in names.items()}
+    digests = {name: digest_of(each) for each, name in names.items()}
     hashed = {"bytes": memory, "sha256": digests, "fingerprint": child.fingerprint}
     return {
         "memory": memory,
@@ -167,11 +167,6 @@ def _parent_figures(study: Study, budget: Budget) -> dict[str, Any]:
         return {**found, "memory": study.parent_bytes}
 
     return dict(study.run.store.json("parent-figures", {**facts, "format": study.exporter.name}, measure))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _describe(study: Study, finished: Finished, workspace: Workspace) -> None:

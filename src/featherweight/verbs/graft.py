@@ -10,8 +10,7 @@ donor (its last layer). What is saved is loaded again and must compute the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from featherweight.core.architecture import supported
 from featherweight.core.checkpoint import dtype_name, read_config
 from featherweight.core.errors import CheckpointError, OutputError, RecipeError
+from featherweight.core.host import no_bars
 from featherweight.core.labelled import Labelled, read_labelled
 from featherweight.core.lazy import torch, transformers
 from featherweight.core.numerics import wilson_interval
@@ -217,7 +217,7 @@ def _saved(
     """Writes the folder whole or not at all, loads it again as part of it, and takes the bytes from the file."""
     assert result.folder is not None
     inputs = {name: each[list(parts["test"])[:8]] for name, each in donor.inputs(data, settings.length).items()}
-    with whole_folder(result.folder) as draft, _no_bars():
+    with whole_folder(result.folder) as draft, no_bars():
         result.model.save_pretrained(draft)
         donor.write_companions(draft)
         (draft / SINGLE).chmod(0o644)
@@ -243,16 +243,3 @@ def _check_reload(result: GraftResult, draft: Path, inputs: Mapping[str, torch.T
             str(result.folder), f"computes logits that differ by {difference:.3g} when loaded again",
             "report this: nothing was kept",
         )  # fmt: skip
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the progress bars of transformers, which know nothing of `--quiet`."""
-    logging = transformers.utils.logging
-    were = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if were:
-            logging.enable_progress_bar()

@@ -25,45 +25,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from featherweight.core.architecture import Architecture
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
-from featherweight.core.parts import (
-    Part,
-    channel_count,
-    group_count,
-    part_linears,
-    part_weights,
-    parts,
-    share_or_count,
-)
+from featherweight.core.parts import Part, PartPruner, part_linears, part_weights
 from featherweight.core.run import Rewrite, Run
 from featherweight.core.slicing import Keep, slice_model
 from featherweight.core.sparsity import like
-from featherweight.core.technique import Kind, Need, Paper, Technique, technique
+from featherweight.core.technique import Need, Paper, technique
 from featherweight.train.game import Game, play
 from featherweight.train.loop import Schedule, shuffled
+from featherweight.train.next_token import next_token_loss
 from featherweight.train.participation import Rules
 from featherweight.train.players import Dynamics, PlayerLayer
 
 
 @technique
-class Equilibrium(Technique):
+class Equilibrium(PartPruner):
     """Channels and groups play for their place in the network; those whose participation does not pay are removed."""
 
-    kind: ClassVar[Kind] = Kind.PRUNE
     paper: ClassVar[Paper] = Paper("2512.22106", "Pruning as a Game: Equilibrium-Driven Sparsification")
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
 
-    ffn: float = Field(0.75, gt=0, le=1, description="share of the FFN channels that stays; 1 keeps all")
-    groups: float | int = Field(
-        1.0, gt=0, description="share of the key/value groups that stays (1.0 keeps all), or a whole number of groups"
-    )
-    multiple: int = Field(
-        32, ge=1, description="FFN channels are rounded to a multiple of it: 32 fits GGUF blocks, 256 keeps K-quants"
-    )
     game: Literal["utility", "potential"] = Field(
         "potential", description="benefit: 'utility' <dL/dtheta, theta> as in the paper, 'potential' dL/ds"
     )
@@ -97,29 +82,19 @@ class Equilibrium(Technique):
         "game", description="'magnitude' and 'random' play no game and drop as many: the controls"
     )
 
-    _share_or_count = field_validator("groups")(share_or_count)
-
     def apply(self, model: Model, run: Run) -> Model:
         return self.outcome(model, run).model
 
     def outcome(self, model: Model, run: Run) -> Outcome:
         """The pruned model, and how the game ended."""
-        counts = {
-            "ffn": channel_count(model.architecture, self.ffn, self.multiple),
-            "query": group_count(model, self.groups, "equilibrium.groups", run.progress.say),
-        }
-        at_play = [part for part in parts(model.architecture) if counts[part.axis] < part.count]
-        if not at_play:
+        staying = self.staying(model, run)
+        if not staying:
             return Outcome(model)
         run.tokens(self.name)
-        table = _Table(self, model, run, at_play, counts)
+        table = _Table(self, model, run, staying)
         # Any choice of these sizes, so that what cannot be sliced is refused before the long part.
         table.sliced(model, {name: range(table.stay[name]) for name in table.stay})
         return table.play() if self.choose == "game" else table.control()
-
-    @classmethod
-    def neutral(cls) -> Equilibrium:
-        return cls(ffn=1.0, groups=1.0)
 
 
 @dataclass(frozen=True)
@@ -146,15 +121,13 @@ class Outcome:
 class _Table:
     """Where the game of one model is played: who plays, how many stay, what becomes of the tensors."""
 
-    def __init__(
-        self, settings: Equilibrium, model: Model, run: Run, at_play: Sequence[Part], counts: Mapping[str, int]
-    ) -> None:
+    def __init__(self, settings: Equilibrium, model: Model, run: Run, staying: Mapping[Part, int]) -> None:
         self.settings, self.model, self.run = settings, model, run
         blocks = range(model.architecture.blocks)
         self.seats = {
-            model.architecture.linear(block, part.reader): (block, part) for part in at_play for block in blocks
+            model.architecture.linear(block, part.reader): (block, part) for part in staying for block in blocks
         }
-        self.stay = {name: counts[part.axis] for name, (_, part) in self.seats.items()}
+        self.stay = {name: staying[part] for name, (_, part) in self.seats.items()}
 
     def play(self) -> Outcome:
         module = self.model.module().to(self.run.device)
@@ -276,5 +249,4 @@ def _first(scores: torch.Tensor, count: int) -> list[int]:
 def _loss(module: Any, ids: torch.Tensor) -> torch.Tensor:
     """Mean next-token NLL of rows of tokens."""
     ids = ids.to(next(module.parameters()).device)
-    logits = module(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).float()
-    return torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten())
+    return next_token_loss(module(input_ids=ids, use_cache=False).logits, ids)

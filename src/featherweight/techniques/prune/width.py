@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from featherweight.core.architecture import Reads
 from featherweight.core.checkpoint import values
@@ -26,29 +26,21 @@ from featherweight.core.inputs import InputMoments, set_weight, weight_of
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.moments import contributions
-from featherweight.core.parts import Part, channel_count, group_count, parts, share_or_count
+from featherweight.core.parts import Part, PartPruner
 from featherweight.core.run import Rewrite, Run
 from featherweight.core.slicing import Keep, slice_model
 from featherweight.core.sparsity import like, lowest
 from featherweight.core.stream import stream
-from featherweight.core.technique import Kind, Need, Paper, Technique, technique
+from featherweight.core.technique import Need, Paper, technique
 
 
 @technique
-class Width(Technique):
+class Width(PartPruner):
     """Drops the FFN channels and key/value groups that contribute least, and lets the kept ones make up for them."""
 
-    kind: ClassVar[Kind] = Kind.PRUNE
     paper: ClassVar[Paper] = Paper("2407.14679", "Compact Language Models via Pruning and Knowledge Distillation")
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
 
-    ffn: float = Field(0.75, gt=0, le=1, description="share of the FFN channels that stays; 1 keeps all")
-    groups: float | int = Field(
-        1.0, gt=0, description="share of the key/value groups that stays (1.0 keeps all), or a whole number of groups"
-    )
-    multiple: int = Field(
-        32, ge=1, description="FFN channels are rounded to a multiple of it: 32 fits GGUF blocks, 256 keeps K-quants"
-    )
     compensate: bool = Field(True, description="least-squares update of the kept columns for the dropped ones")
     damping: float = Field(
         2.0,
@@ -64,26 +56,16 @@ class Width(Technique):
         description="rows of tokens at a time, in less memory; then a block's linears see the unpruned block",
     )
 
-    _share_or_count = field_validator("groups")(share_or_count)
-
     def apply(self, model: Model, run: Run) -> Model:
-        counts = {
-            "ffn": channel_count(model.architecture, self.ffn, self.multiple),
-            "query": group_count(model, self.groups, "width.groups", run.progress.say),
-        }
-        pruned = [part for part in parts(model.architecture) if counts[part.axis] < part.count]
-        if not pruned:
+        staying = self.staying(model, run)
+        if not staying:
             return model
-        pruning = _Pruning(self, model, run, {part.read: (part, counts[part.axis]) for part in pruned})
+        pruning = _Pruning(self, model, run, {part.read: (part, count) for part, count in staying.items()})
         tokens = run.tokens(self.name)
-        visitor = InputMoments([part.read for part in pruned], pruning.act, twice=self.rows is not None)
+        visitor = InputMoments([part.read for part in staying], pruning.act, twice=self.rows is not None)
         with run.progress.track("pruning channels and groups", model.architecture.blocks) as advance:
             stream(model, tokens.ids, visitor, self.rows, run.device, advance)
         return pruning.finish()
-
-    @classmethod
-    def neutral(cls) -> Width:
-        return cls(ffn=1.0, groups=1.0)
 
 
 class _Pruning:

@@ -15,7 +15,6 @@ may be most of what is left: the verb can trim it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from featherweight.core.run import Run
 from featherweight.core.selection import forward_selection
 from featherweight.core.slicing import Keep, slice_model
 from featherweight.core.technique import Kind, Need, Paper, Technique, technique
+from featherweight.core.user_file import digest_of
 from featherweight.train.head import Fitting, train_head, train_rows
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Graft(Technique):
 
     def outside(self) -> dict[str, str]:
         path = Path(self.data)
-        return {"data": hashlib.sha256(path.read_bytes()).hexdigest()} if self.data and path.is_file() else {}
+        return {"data": digest_of(path)} if self.data and path.is_file() else {}
 
     def fitting(self) -> Fitting:
         """How the head is trained."""
