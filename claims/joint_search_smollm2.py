@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from claims.experiment import LENGTH, SEEDS, Experiment, Statement
+from claims.experiment import SEEDS, Experiment, Statement
 from featherweight.core.data import TokenSet, tokenize
 from featherweight.core.model import Model
 from featherweight.core.run import Run
@@ -24,14 +24,15 @@ from featherweight.measure.ordering import importance_order
 from featherweight.plan.expected import ExpectedCost, Limits
 from featherweight.plan.joint_recipe import recipe_of
 from featherweight.plan.joint_search import Effort, Outcome, Task, joint_search, sequential_search
-from featherweight.plan.joint_space import REFERENCE, fit_space
 from featherweight.train.bilevel import Turns
+from featherweight.train.space import Space, space_of
 
 CLAIM = (
     "On a real model, searching architecture and precision together finds better models of the same bytes than "
     "architecture first and precision afterwards, in the same time (arXiv 2606.04063)."
 )
-BLOCKS, VALIDATION_ROWS = 10, 12
+BLOCKS, ROWS, SEARCH_LENGTH = 10, 24, 64
+FORMATS, REFERENCE = ("int3-g64", "int4-g64", "int8-g64"), "int4-g64"
 SHARES = (0.15, 0.35)  # of the way from the smallest choice's bytes to the largest's
 EFFORT = Effort(Turns(rounds=5, weight_steps=2, decision_steps=6, batch=2), judged=8)
 HEAL: dict[str, Any] = {"steps": 60, "learning_rate": 2e-3, "hidden": 0.0, "checks": 3, "blocks": tuple(range(BLOCKS))}
@@ -55,18 +56,21 @@ class Bench:
 
     @cached_property
     def validation(self) -> TokenSet:
-        rows = self.experiment.documents["selection"]
-        return tokenize(rows, self.parent.tokenizer, VALIDATION_ROWS, LENGTH)
+        return tokenize(self.experiment.documents["selection"], self.parent.tokenizer, ROWS, SEARCH_LENGTH)
+
+    @cached_property
+    def space(self) -> Space:
+        return space_of(self.parent, blocks=[7, 8, 9, 10], ffn=[768, 1152, 1344, 1536], groups=[2, 3], formats=FORMATS)
 
     def task(self, seed: int, share: float) -> tuple[Task, Run]:
         """What is searched under a budget."""
         run = Run(calibration=self.experiment.calibration(seed), seed=seed)
-        space = fit_space(self.parent, "gguf")
-        cost = ExpectedCost(self.parent, space, importance_order(self.parent, run), "F32", "BF16")
-        most = {name: options[-1] for name, options in space.options.items()}
+        cost = ExpectedCost(self.parent, self.space, importance_order(self.parent, run), "BF16", "BF16")
+        most = {name: options[-1] for name, options in self.space.options.items()}
         least, largest = cost.bytes_of(cost.smallest()), cost.bytes_of(most)
         limits = Limits(least + share * (largest - least))
-        return Task(self.parent, cost, limits, run.tokens("the search").ids, self.validation.ids), run
+        training = run.tokens("the search").ids[:, :SEARCH_LENGTH]
+        return Task(self.parent, cost, limits, training, self.validation.ids), run
 
     def control(self, task: Task, run: Run, seconds: float) -> Outcome:
         """The sequential search with as many rounds as make it take as long as the joint one took the first time."""
@@ -80,7 +84,7 @@ class Bench:
 
     def _sequential(self, task: Task, run: Run) -> Outcome:
         turns = dataclasses.replace(EFFORT.turns, rounds=self.rounds)
-        return sequential_search(task, run, dataclasses.replace(EFFORT, turns=turns), REFERENCE["gguf"])
+        return sequential_search(task, run, dataclasses.replace(EFFORT, turns=turns), REFERENCE)
 
     def record(self, name: str, task: Task, run: Run, outcome: Outcome) -> None:
         """Makes the best choice and judges it."""
@@ -111,7 +115,7 @@ def main() -> str:
     ]
     return experiment.conclude(statements, {
         "model": f"the first {BLOCKS} blocks of smollm2-135m, healed for {HEAL['steps']} steps",
-        "search": f"{VALIDATION_ROWS} rows of {LENGTH} tokens for decisions, another sample a seed for corrections",
+        "search": f"{ROWS} rows of {SEARCH_LENGTH} tokens for decisions, {ROWS} others a seed for corrections",
         "seconds": bench.seconds, "picks": bench.picks, "threads": torch.get_num_threads(),
     })  # fmt: skip
 
