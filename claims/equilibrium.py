@@ -40,6 +40,7 @@ PRINTED = {
     "beta 0.001, gamma 0.1": (0.001, 0.1),
     "beta 0.05, gamma 0.05": (0.05, 0.05),
 }
+GAMMAS = (0.03, 0.1, 0.3)
 BOTH_GAMES: tuple[Literal["utility", "potential"], ...] = ("utility", "potential")
 BOTH_SIGNS: tuple[Literal["descent", "paper"], ...] = ("descent", "paper")
 
@@ -170,7 +171,8 @@ def play_digits(experiment: Digits) -> dict[str, Any]:
     games: dict[str, Played] = {}
     for game, sign in itertools.product(BOTH_GAMES, BOTH_SIGNS):
         games[f"{game}, {sign} sign, market"] = Played(Rules(game, sign), market, clearing=True)
-        games[f"{game}, {sign} sign, gamma 0.1"] = Played(Rules(game, sign, absolute=0.1), guarded)
+        for gamma in GAMMAS:
+            games[f"{game}, {sign} sign, gamma {gamma}"] = Played(Rules(game, sign, absolute=gamma), guarded)
     for name, (quadratic, absolute) in PRINTED.items():
         rules = Rules("utility", "paper", quadratic=quadratic, absolute=absolute)
         games[f"as printed, {name}"] = AsPrinted(rules, bare)
