@@ -35,7 +35,18 @@ BLOCKS, ROWS, SEARCH_LENGTH = 10, 24, 64
 FORMATS, REFERENCE = ("int3-g64", "int4-g64", "int8-g64"), "int4-g64"
 SHARES = (0.15, 0.35)  # of the way from the smallest choice's bytes to the largest's
 EFFORT = Effort(Turns(rounds=5, weight_steps=2, decision_steps=6, batch=2), judged=8)
-HEAL: dict[str, Any] = {"steps": 60, "learning_rate": 2e-3, "hidden": 0.0, "checks": 3, "blocks": tuple(range(BLOCKS))}
+HEAL: dict[str, Any] = {
+    "steps": 60,
+    "learning_rate": 1.5e-3,
+    "hidden": 0.0,
+    "checks": 2,
+    "blocks": tuple(range(BLOCKS)),
+}
+
+
+def short(tokens: TokenSet) -> TokenSet:
+    """The beginnings of rows."""
+    return dataclasses.replace(tokens, ids=tokens.ids[:, :SEARCH_LENGTH])
 
 
 @dataclass
@@ -51,7 +62,7 @@ class Bench:
     def parent(self) -> Model:
         whole = self.experiment.model
         blocks = tuple(range(BLOCKS, whole.architecture.blocks))
-        run = Run(calibration=self.experiment.calibration(0), parent=whole)
+        run = Run(calibration=short(self.experiment.calibration(0)), parent=whole)
         return build("heal", HEAL).apply(build("depth", {"blocks": blocks}).apply(whole, run), run)
 
     @cached_property
@@ -64,13 +75,12 @@ class Bench:
 
     def task(self, seed: int, share: float) -> tuple[Task, Run]:
         """What is searched under a budget."""
-        run = Run(calibration=self.experiment.calibration(seed), seed=seed)
+        run = Run(calibration=short(self.experiment.calibration(seed)), seed=seed)
         cost = ExpectedCost(self.parent, self.space, importance_order(self.parent, run), "BF16", "BF16")
         most = {name: options[-1] for name, options in self.space.options.items()}
         least, largest = cost.bytes_of(cost.smallest()), cost.bytes_of(most)
         limits = Limits(least + share * (largest - least))
-        training = run.tokens("the search").ids[:, :SEARCH_LENGTH]
-        return Task(self.parent, cost, limits, training, self.validation.ids), run
+        return Task(self.parent, cost, limits, run.tokens("the search").ids, self.validation.ids), run
 
     def control(self, task: Task, run: Run, seconds: float) -> Outcome:
         """The sequential search with as many rounds as make it take as long as the joint one took the first time."""
