@@ -3,7 +3,7 @@
 One block of SmolLM2-135M's shapes, every linear mixed over candidate widths of the residual stream, the FFN and the
 groups, forward and backward to the mixing weights and to a low-rank correction, as a step of the search does it. Each
 variant runs in processes of its own, in turns, so that peak memory is its own and slow minutes of a machine meet both;
-the fastest repeat counts. `--with-linears` also runs the linears on 512 tokens, which both variants pay alike.
+the fastest repeat counts. "mixing and linears" also runs the linears on 512 tokens, which both variants pay alike.
 """
 
 from __future__ import annotations
@@ -101,7 +101,6 @@ def main() -> None:
     parser.add_argument("--with-linears", action="store_true", help="run the linears on 512 tokens as well")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/joint_search.json")
     given = parser.parse_args()
     if given.variant:
         print(json.dumps(measure(given.variant, given.with_linears, given.repeats)))
@@ -115,8 +114,8 @@ def main() -> None:
         for variant in VARIANTS:
             seconds, memory = each[variant]["seconds"], each[variant]["peak_bytes"]
             print(f"  {variant:10s} {seconds * 1e3:8.1f} ms a block and step, {memory / 1e6:7.1f} MB at its peak")
-    if given.save:
-        save("joint_search", "python benchmarks/joint_search.py --save", facts)
+    save("joint_search", "python benchmarks/joint_search.py", facts)
+    print("wrote joint_search.json")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,18 @@ def bench_table() -> str:
                 low, high = each["nll_difference"]
                 ratios = f"time {each['time_ratio']:.2f} x, memory {each['memory_ratio']:.2f} x"
                 rows.append(["`gptq_peers.py`", what, f"{ratios}, NLL {low:+.4f} to {high:+.4f}"])
+    if (found := _result("pruning_peers")) is not None:
+        for each in found["results"]:
+            against = each["against llmcompressor"]
+            low, high = against["nll_difference"]
+            what = f"{each['method']}, 50 % {each['pattern']}, against llm-compressor"
+            ratios = f"time {against['time_ratio']:.2f} x, memory {against['memory_ratio']:.2f} x"
+            rows.append(["`pruning_peers.py`", what, f"{ratios}, NLL {low:+.4f} to {high:+.4f}"])
+    if (found := _result("joint_search")) is not None:
+        mixing = found["mixing"]
+        memory = mixing["loop"]["peak_bytes"] / mixing["factorised"]["peak_bytes"]
+        what = "mixing entangled widths: the double sum against the factorised form"
+        rows.append(["`joint_search.py`", what, f"{mixing['ratio']:.1f} x the time, {memory:.1f} x the memory"])
     if (found := _result("fit")) is not None:
         worst = max(each["regret"] for each in found["grids"])
         rows.append(["`fit.py`", "the planner against running every candidate, three budgets",
