@@ -42,6 +42,7 @@ bench: setup
 	$(QUIET) $(BIN)/python benchmarks/fit.py
 	$(QUIET) $(BIN)/python benchmarks/gptq_peers.py
 	$(QUIET) $(BIN)/python benchmarks/pruning_peers.py
+	$(QUIET) $(BIN)/python benchmarks/joint_search.py
 
 claims: setup
 	for name in $(CLAIMS); do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done
