@@ -123,6 +123,8 @@ def test_too_little_is_said(tokens: TokenSet, writer: LocalWriter) -> None:
 
 def test_the_licence_is_what_the_card_says(tmp_path: Path) -> None:
     assert licence_of(tmp_path) == "not stated"
+    (tmp_path / "LICENSE").write_text("\n")
+    assert licence_of(tmp_path) == "not stated"
     (tmp_path / "LICENSE").write_text("Some Licence 1.0\n\nwords")
     assert licence_of(tmp_path) == "Some Licence 1.0"
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")

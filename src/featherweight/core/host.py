@@ -23,6 +23,9 @@ from featherweight.core.prompts import padded
 WHOLE = "."
 """Names the host itself as the component: a sentence encoder that has nothing behind it."""
 
+STATES_BATCH = 64
+"""Rows that go through a component together."""
+
 
 @dataclass(frozen=True)
 class Host:
@@ -154,7 +157,7 @@ class Component:
             return self.exact(input_ids=ids, attention_mask=mask)
 
     def states(
-        self, rows: Sequence[Sequence[int]], batch: int = 64, advance: Callable[[], None] | None = None
+        self, rows: Sequence[Sequence[int]], batch: int = STATES_BATCH, advance: Callable[[], None] | None = None
     ) -> list[torch.Tensor]:
         """Token states of each row of ids, float32 [tokens, width]; padding is computed nowhere into them."""
         found: list[torch.Tensor] = []

@@ -135,7 +135,8 @@ class _Work:
         for index in range(self.manner.candidates):
             answers = self._answers(questions, turn, index)
             # Draw by draw, so that the scores of the first ones do not depend on how many follow.
-            draws.append([self._candidate(*each) for each in enumerate(zip(questions, answers, strict=True))])
+            pairs = zip(questions, answers, strict=True)
+            draws.append([self._candidate(row, question, answer) for row, (question, answer) in enumerate(pairs)])
             scores.append(self.expert(draws[-1]))
         for row in range(len(questions)):
             ranked = [-math.inf if math.isnan(each[row]) else each[row] for each in scores]
@@ -143,6 +144,7 @@ class _Work:
             self._keep(draws[best][row], row, turn, best, ranked[best])
 
     def _question(self, row: list[int]) -> str:
+        """What the writer is given of a row: its beginning, inside the instruction for one that expects questions."""
         text = self._text(row[: self.asked])
         return self.manner.instruction.replace("{sample}", text) if self.writer and self.writer.chat else text
 
@@ -150,6 +152,7 @@ class _Work:
         return str(self.form.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _answers(self, questions: list[str], turn: int, index: int) -> list[str]:
+        """One answer a question, kept in the run's store; without a writer, how the rows went on."""
         if self.writer is None:
             return [self._text(row[self.asked :]) for row in self.tokens.ids.tolist()]
         writer, manner, room = self.writer, self.manner, self.length - self.asked
@@ -163,8 +166,8 @@ class _Work:
         )
         return [str(each) for each in written]
 
-    def _candidate(self, row: int, pair: tuple[str, str]) -> Candidate:
-        question, answer = pair
+    def _candidate(self, row: int, question: str, answer: str) -> Candidate:
+        """An answer as the target would read it behind its question."""
         if not self.manner.normalise:
             return self._as_it_is(self.tokens.ids[row].tolist(), question, answer)
         try:
@@ -184,6 +187,7 @@ class _Work:
         return Candidate(question, answer, (*row[: self.asked], *ids)[: self.length], self.asked)
 
     def _keep(self, candidate: Candidate, row: int, turn: int, index: int, score: float) -> None:
+        """Takes a winner with the record of where it comes from, or counts why it is left out."""
         if not candidate.ids:
             self.dropped[candidate.unfit] = self.dropped.get(candidate.unfit, 0) + 1
             return

@@ -149,5 +149,6 @@ def licence_of(folder: Path) -> str:
             return found[1]
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md"):
         if (folder / name).is_file():
-            return (folder / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()[0].strip()
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            return lines[0].strip() if lines else NOT_STATED
     return NOT_STATED

@@ -42,7 +42,8 @@ def likelihood(target: Model, run: Run) -> Expert:
 
 
 def _likelihoods(target: Model, candidates: Sequence[Candidate], run: Run) -> list[float]:
-    usable = [each for each in candidates if 0 < each.start < len(each.ids)]
+    """Of one batch, in one pass over the target."""
+    usable = [each for each in candidates if _predictable(each)]
     if not usable:
         return [_WORST] * len(candidates)
     width = max(len(each.ids) for each in usable)
@@ -50,7 +51,12 @@ def _likelihoods(target: Model, candidates: Sequence[Candidate], run: Run) -> li
     ids = torch.tensor([[*each.ids, *[each.ids[-1]] * (width - len(each.ids))] for each in usable])
     hidden, head = stream(target, ids, device=run.device), head_weight(target).to(run.device)
     scores = iter([_mean_log(states, head, each) for states, each in zip(hidden, usable, strict=True)])
-    return [next(scores) if 0 < each.start < len(each.ids) else _WORST for each in candidates]
+    return [next(scores) if _predictable(each) else _WORST for each in candidates]
+
+
+def _predictable(candidate: Candidate) -> bool:
+    """Whether there are tokens of an answer, and one before them to predict the first from."""
+    return 0 < candidate.start < len(candidate.ids)
 
 
 def _mean_log(states: torch.Tensor, head: torch.Tensor, candidate: Candidate) -> float:
@@ -65,10 +71,10 @@ def rules() -> Expert:
 
     It is long enough, ends like a text, does not refuse, does not repeat itself, does not repeat the question.
     """
-    return lambda candidates: [_kept(each) for each in candidates]
+    return lambda candidates: [_rules_kept(each) for each in candidates]
 
 
-def _kept(candidate: Candidate) -> float:
+def _rules_kept(candidate: Candidate) -> float:
     answer = candidate.answer.strip()
     if not answer:
         return 0.0

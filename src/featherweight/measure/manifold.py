@@ -45,7 +45,7 @@ def manifold(vectors: torch.Tensor) -> Manifold | None:
     spectrum = variances(points)
     held = (spectrum.cumsum(0) / spectrum.sum()).tolist()
     linear = 1 + sum(share < 0.99 for share in held[:-1])
-    return Manifold(len(points), points.shape[1], two_nn(points), participation_ratio(points), linear)
+    return Manifold(len(points), points.shape[1], two_nn(points), _participation(spectrum), linear)
 
 
 def two_nn(points: torch.Tensor) -> float:
@@ -74,7 +74,10 @@ def neighbour_ratios(points: torch.Tensor) -> torch.Tensor:
 
 def participation_ratio(points: torch.Tensor) -> float:
     """(sum of variances)^2 / sum of squared variances along the principal components of points [count, width]."""
-    spectrum = variances(points)
+    return _participation(variances(points))
+
+
+def _participation(spectrum: torch.Tensor) -> float:
     return float(spectrum.sum() ** 2 / (spectrum**2).sum().clamp(min=1e-300))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featherweight.core.host import Component
+from featherweight.core.host import STATES_BATCH, Component
 from featherweight.core.lazy import torch
 from featherweight.core.progress import Progress
 from featherweight.core.prompts import token_ids
@@ -135,6 +135,7 @@ def workload(
 
 def quantile(lengths: Sequence[int], share: float) -> int:
     """The least of sorted lengths that at least `share` of them do not exceed."""
+    # 0.55 * 100 is a little more than 55 in floating point, and must not count as 56.
     return lengths[max(math.ceil(share * len(lengths) - 1e-9), 1) - 1]
 
 
@@ -195,5 +196,5 @@ def _sample(
     while enough < len(rows) and total < _SAMPLE:
         total += len(rows[enough])
         enough += 1
-    with progress.track("looking at outputs", -(-enough // 64)) as advance:
+    with progress.track("looking at outputs", -(-enough // STATES_BATCH)) as advance:
         return torch.cat(component.states(rows[:enough], advance=advance))[:_SAMPLE]

@@ -41,6 +41,7 @@ _METHODS = (
 
 
 def _known() -> dict[str, Callable[..., Any]]:
+    """Every function that a description may call, by the name that it has there."""
     homes = {"torch": torch, "functional": torch.nn.functional, "operator": operator}
     return {f"{home}.{name}": getattr(homes[home], name) for home, names in _FUNCTIONS.items() for name in names}
 
@@ -97,6 +98,7 @@ def cut(graph: torch.fx.GraphModule, layers: Sequence[str]) -> torch.fx.GraphMod
 
 
 def _needed(nodes: Sequence[torch.fx.Node]) -> set[torch.fx.Node]:
+    """The nodes, and all that they are computed from."""
     needed: set[torch.fx.Node] = set()
     waiting = list(nodes)
     while waiting:
@@ -153,6 +155,7 @@ def _described(module: torch.nn.Module) -> list[Any]:
 
 
 def _described_tensor(network: torch.nn.Module, name: str) -> list[Any]:
+    """Whether it is a parameter, its shape and its type."""
     value = _attribute(network, name)
     return [isinstance(value, torch.nn.Parameter), list(value.shape), str(value.dtype).removeprefix("torch.")]
 
@@ -209,6 +212,7 @@ class Network(torch.nn.Module):
         return home, leaf
 
     def _check(self, operation: str, target: str, description: Description) -> None:
+        """Refuses a step that would call what is neither on the lists nor in the description."""
         allowed = {
             "call_function": self._functions, "call_method": _METHODS, "call_module": description["modules"],
             "get_attr": description["tensors"], "placeholder": [target], "output": [target],
@@ -238,6 +242,7 @@ class Network(torch.nn.Module):
 
 
 def _module(kind: str, arguments: Any) -> torch.nn.Module:
+    """A fresh module from what `_described` said of one."""
     cls = getattr(torch.nn, kind, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
         raise CheckpointError("the trunk", f"holds {kind!r}, which is no class of torch.nn", "make the model again")
@@ -245,6 +250,7 @@ def _module(kind: str, arguments: Any) -> torch.nn.Module:
 
 
 def _attribute(network: torch.nn.Module, name: str) -> torch.Tensor:
+    """A parameter or buffer by its whole name."""
     owner, _, leaf = name.rpartition(".")
     value: torch.Tensor = getattr(network.get_submodule(owner), leaf)
     return value

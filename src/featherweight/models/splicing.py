@@ -10,10 +10,10 @@ from typing import Any
 from featherweight.core.checkpoint import read_entries
 from featherweight.core.errors import CheckpointError
 from featherweight.core.host import WHOLE, Component, Host, no_bars
-from featherweight.core.lazy import torch
+from featherweight.core.lazy import torch, transformers
 
 _PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
-_INSIDE = "host."
+_INSIDE = "host."  # before the names of the host's tensors in a spliced model
 
 
 def splice(component: Component, student: Any) -> Any:
@@ -60,11 +60,8 @@ def write_spliced(model: Any, host: Host, context: int, folder: Path) -> None:
 
 def load_spliced(folder: Path) -> Any:
     """What `write_spliced` wrote, in evaluation mode."""
-    import transformers
+    import featherweight.models.spliced  # noqa: F401  registers its classes with transformers
 
-    import featherweight.models.spliced
-
-    assert featherweight.models.spliced  # the import registers the classes
     with no_bars():
         return transformers.AutoModel.from_pretrained(folder, dtype="auto").eval()
 

@@ -95,6 +95,7 @@ def build_trunk(description: Mapping[str, Any]) -> Any:
 
 
 def _take_away(trunk: Any, names: Iterable[str]) -> None:
+    """Identities take the place of modules: the class may still call them, and they hold no weights."""
     for name in names:
         owner, _, leaf = name.rpartition(".")
         setattr(trunk.get_submodule(owner), leaf, torch.nn.Identity())

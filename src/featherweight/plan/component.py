@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from featherweight.measure.workload import ContextUse, Workload
 
-TRUNCATED = 0.01
+TRUNCATED = 0.01  # share of the prompts that may be cut
 _MULTIPLE = 64  # attention heads are usually this wide
 
 

@@ -33,6 +33,7 @@ from featherweight.train.players import Dynamics, PlayerLayer, Seat
 
 _SPARED = 0.5  # shares of the floor's players do not fall below it
 _RAMP = 0.6  # of all steps: when the market has come down to the quota
+_CREEP = 0.01  # of the rate is left when players are at rest: prices are found by dividing by it
 
 
 class Game:
@@ -87,18 +88,19 @@ class Game:
         with torch.no_grad():
             for seat in self._seats.values():
                 rate = self.dynamics.rate * self._slowing(progress)
-                step = marginal_utility(self.rules, self._gains(seat), seat.shares, self._norms(seat))
-                seat.price = self._price(seat, seat.shares + rate * step, rate, progress)
-                self._spare(seat, seat.shares + rate * (step - seat.price))
+                unpriced = marginal_utility(self.rules, self._gains(seat), seat.shares, self._norms(seat))
+                seat.price = self._price(seat, seat.shares + rate * unpriced, rate, progress)
+                self._spare(seat, seat.shares + rate * (unpriced - seat.price))
 
     def _norms(self, seat: Seat) -> torch.Tensor:
+        """|theta_i|^2 as it counts in costs, [players]."""
         if self.rules.quadratic == 0:
             return torch.zeros_like(seat.first_norms)
         now = seat.first_norms if self.dynamics.cost == "frozen" else seat.norms()
         return now if self.dynamics.cost == "paper" else now / now.mean().clamp(min=1e-30)
 
     def _gains(self, seat: Seat) -> torch.Tensor:
-        """reward * benefit - competition * rivalry."""
+        """reward * benefit - competition * rivalry, [players]; the dead gain less than anybody."""
         assert seat.slopes is not None, "play a step first"
         gains = self.rules.reward * benefits(self.rules, seat.shares.detach(), seat.slopes)
         if self.dynamics.relative:
@@ -110,14 +112,15 @@ class Game:
         return torch.where(seat.live, gains, gains.min() - 1) if self.dynamics.dead_leave else gains
 
     def _price(self, seat: Seat, aimed: torch.Tensor, rate: float, progress: float) -> torch.Tensor:
+        """The rules' price, or the one that leaves as many shares as the way to the quota allows by now."""
         if self.quota is None:
             return torch.full_like(seat.price, self.rules.absolute)
         leaving = seat.layer.count - self.quota[seat.layer.name]
         return clearing_price(aimed, rate, seat.layer.count - leaving * min(progress / _RAMP, 1.0))
 
     def _slowing(self, progress: float) -> float:
-        """With a quota players come to rest once it is reached."""
-        return 1.0 if self.quota is None else min((1 - progress) / (1 - _RAMP), 1.0) + 0.01
+        """Factor of the rate: with a quota players come to rest once it is reached."""
+        return 1.0 if self.quota is None else min((1 - progress) / (1 - _RAMP), 1.0) + _CREEP
 
     def _spare(self, seat: Seat, aimed: torch.Tensor) -> None:
         """Sets the new shares; the floor's players keep theirs where they would fall below one half."""
@@ -158,7 +161,12 @@ class Game:
         return torch.cat(found)
 
     def measure(self, loss: Callable[[int], torch.Tensor], batches: int) -> torch.Tensor:
-        """Slopes and activity over whole data instead of one batch; returns the residuals there."""
+        """Slopes and activity over whole data instead of one batch; returns the residuals there.
+
+        Args:
+            loss: of a batch by its number.
+            batches: how many there are.
+        """
         for seat in self._seats.values():
             seat.slopes, seat.shares.grad = None, None
             seat.activity = torch.zeros_like(seat.activity)

@@ -76,7 +76,8 @@ def marginal_utility(rules: Rules, net: torch.Tensor, shares: torch.Tensor, norm
 
     Args:
         rules: the price of |theta|^2 s^2.
-        net: reward * benefit - absolute - competition * rivalry, [players].
+        net: reward * benefit - absolute - competition * rivalry, [players]; whoever has yet to find the price leaves
+            `absolute` out and takes it off the result.
         shares: s, [players].
         norms: |theta_i|^2, [players].
     """

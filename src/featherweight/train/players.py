@@ -83,6 +83,7 @@ class Seat:
         return (first * self.shares.repeat_interleave(self.layer.width), *rest)
 
     def norms(self) -> torch.Tensor:
+        """|theta_i|^2 of the present weights, [players]."""
         return self.layer.owned().detach().square().sum(1)
 
     def take(self, smoothing: float) -> None:

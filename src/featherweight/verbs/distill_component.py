@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from featherweight.core.errors import CheckpointError, RecipeError, nearest
 from featherweight.core.host import Component, open_host
-from featherweight.core.lazy import torch
 from featherweight.core.progress import Progress
 from featherweight.core.prompts import PromptSplit, padded, read_prompts, split_prompts, token_ids
 from featherweight.core.receipt import versions
@@ -90,6 +89,10 @@ def distill_component(
         withhold: share of the different prompts given up for judging new words.
         seed: of every random choice.
         progress: shows what is going on.
+
+    Raises:
+        FeatherweightError: the host, the component, the log or a setting does not do, or the result is not what it
+            should be; nothing is kept then.
     """
     run, log = Run(seed=seed, progress=progress or Progress()), read_prompts(prompts)
     split = split_prompts(log, held_out, withhold, seed)
@@ -126,13 +129,7 @@ def with_context(
 def closeness(component: Component, student: Any, prompts: list[str]) -> TokenCosine | None:
     """How close a student's token states are to the component's on prompts, both at the student's context."""
     rows = token_ids(prompts, component.host.tokenizer, student.config.context) if prompts else []
-    states = []
-    with torch.inference_mode():
-        for first in range(0, len(rows), 64):
-            some = rows[first : first + 64]
-            found = student(*padded(some, component.host.pad)).last_hidden_state
-            states += [found[index, : len(row)] for index, row in enumerate(some)]
-    return token_cosine(states, component.states(rows))
+    return token_cosine(replace(component, module=student).states(rows), component.states(rows))
 
 
 def _check_loads(folder: Path, component: Component, student: Any, split: PromptSplit) -> None:

@@ -133,6 +133,7 @@ class Faq(Technique):
         )  # fmt: skip
 
     def _writer(self, own: LocalWriter, run: Run) -> Writer | None:
+        """Who writes; None = nobody, for the control on the text as it is."""
         if self.senior == ORIGINAL:
             return None
         writer = self._open(self.senior, own)
@@ -141,6 +142,7 @@ class Faq(Technique):
         return dataclasses.replace(writer, terms=self.licence)
 
     def _open(self, name: str, own: LocalWriter) -> LocalWriter | EndpointWriter:
+        """The writer of a name that `senior` or `judge` may have."""
         if name == SELF:
             return own
         if is_address(name):
