@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 RUN ?= runs/demo
 CLAIMS ?= gptq imatrix awq mixed_precision wanda sparsegpt width depth heal equilibrium routed_lottery order faq \
-	safety_patch graft distill_component joint_search
+	safety_patch graft distill_component joint_search joint_search_smollm2
 
 .PHONY: setup demo test test-all bench claims lint docs clean
 
