@@ -10,7 +10,7 @@ AURAC is the trapezoid area divided by the span of ranks, over r (v1, which the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -147,7 +147,7 @@ def truncated_factors(a: torch.Tensor, b: torch.Tensor, rank: int) -> tuple[torc
     """
     left, upper = torch.linalg.qr(b.double())
     right, lower = torch.linalg.qr(a.double().T)
-    u, values, v = torch.linalg.svd(upper @ lower.T)
+    u, values, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
     kept = values.clone()
     kept[rank:] = 0
     root = kept.sqrt()
@@ -164,7 +164,3 @@ def _factors(adapted: Any) -> list[tuple[Any, Any]]:
     layers = (module for module in adapted.modules() if isinstance(module, LoraLayer))
     return [(layer.lora_A[name].weight, layer.lora_B[name].weight) for layer in layers if name in layer.lora_A]
 
-
-def each_rank(quality: Callable[[int], float], ranks: Sequence[int]) -> Aurac:
-    """AURAC of any quality, such as an accuracy on a task, measured at each rank."""
-    return aurac(ranks, [quality(rank) for rank in ranks])
