@@ -165,7 +165,7 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
 
 def test_an_early_stop_and_the_held_out_rows_are_watched(tmp_path: Path) -> None:
     path = tmp_path / "training.pt"
-    hooks = {"stop": lambda losses: len(losses) == 3, "watch": lambda: 7.0, "watch_at": frozenset({0, 2, STEPS})}
+    hooks = {"stop": lambda step, loss: step == 2, "watch": lambda: 7.0, "watch_at": frozenset({0, 2, STEPS})}
     course = trainer(**hooks).train(Kept(path))
     assert course.steps == 3
     assert course.held_out == {0: 7.0, 2: 7.0}

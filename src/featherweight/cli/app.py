@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from featherweight.cli import apply, audit_component, distill_component, fit, graft, list_, plan, report, show, verify
+from featherweight.cli import (
+    adapt,
+    apply,
+    audit_component,
+    distill_component,
+    fit,
+    graft,
+    list_,
+    plan,
+    report,
+    show,
+    verify,
+)
 
 app = typer.Typer(
     name="featherweight",
@@ -18,6 +30,7 @@ app = typer.Typer(
 app.command("fit")(fit.fit)
 app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
+app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)

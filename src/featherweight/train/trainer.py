@@ -55,7 +55,8 @@ class Hooks:
         loss_of: from the module and a batch to the sum of losses and their number.
         step_loss: what is minimised, from the module, a function that gives the loss, and a generator.
         optimizer_of: makes the optimizer; None = AdamW.
-        stop: told all losses after every update; True ends the training.
+        stop: called with the number of every update and its loss, as by `minimise`; True ends the training. What it
+            was told before an interruption, it is told again.
         watch: loss on held-out rows, asked for after the updates named in `watch_at`.
         watch_at: numbers of updates done.
     """
@@ -63,7 +64,7 @@ class Hooks:
     loss_of: LossOf = next_token_loss
     step_loss: StepLoss = lambda module, loss, generator: loss()
     optimizer_of: OptimizerOf | None = None
-    stop: Callable[[Sequence[float]], bool] | None = None
+    stop: Callable[[int, float], bool] | None = None
     watch: Callable[[], float] | None = None
     watch_at: frozenset[int] = frozenset()
 
@@ -158,7 +159,7 @@ class Trainer:
         def updated(step: int, loss: float) -> bool:
             course.losses.append(self.processes.add(loss))
             self._watch(course)
-            ended = interruption.asked or bool(self.hooks.stop and self.hooks.stop(course.losses))
+            ended = self._stops(step, course.losses[-1]) or interruption.asked
             if ended or course.steps % kept.every == 0 or course.steps == self.pace.schedule.steps:
                 self._keep(kept, course, optimizer)
             return ended
@@ -177,11 +178,13 @@ class Trainer:
             self._keep(kept, course, optimizer)
             raise self._named(error, course.steps, kept) from None
 
+    def _stops(self, step: int, loss: float) -> bool:
+        return self.hooks.stop is not None and self.hooks.stop(step, loss)
+
     def _over(self, course: Course) -> bool:
         """Whether a training that is resumed was at its end already."""
-        return course.steps >= self.pace.schedule.steps or bool(
-            course.steps and self.hooks.stop and self.hooks.stop(course.losses)
-        )
+        stopped = [self._stops(step, loss) for step, loss in enumerate(course.losses)]
+        return course.steps >= self.pace.schedule.steps or any(stopped[-1:])
 
     def _watch(self, course: Course) -> None:
         if self.hooks.watch is not None and course.steps in self.hooks.watch_at:
