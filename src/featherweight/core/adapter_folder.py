@@ -112,14 +112,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_adapter(folder: Path) -> Adapter:
+def read_adapter(folder: Path, method: str = "LORA") -> Adapter:
     """The LoRA adapter in a PEFT folder.
+
+    Args:
+        folder: that PEFT wrote.
+        method: the `peft_type` that it must be of: plain LoRA, or a method whose factors are stored like its.
 
     Raises:
         AdapterError: it is no LoRA, its change of a weight is not scale * B A, or its files cannot be read.
     """
     config = read_config(folder)
-    _require_plain(folder, config)
+    _require_plain(folder, config, method)
     sides: dict[str, dict[str, torch.Tensor]] = {}
     embeddings, carried = set(), {}
     for name, entry in file_entries(_weights(folder)).items():
@@ -135,9 +139,9 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(factors, config, frozenset(embeddings), carried, folder)
 
 
-def _require_plain(folder: Path, config: Mapping[str, Any]) -> None:
+def _require_plain(folder: Path, config: Mapping[str, Any], method: str) -> None:
     kind = str(config.get("peft_type"))
-    if kind != "LORA":
+    if kind != method:
         raise AdapterError(str(folder), f"is a {kind} adapter, and has no LoRA factors", "convert it to LoRA first")
     found = next((why for field, why in _OWN_FUNCTION.items() if config.get(field)), None)
     if found:
