@@ -9,7 +9,7 @@ from featherweight.core.adapter_facts import read_facts, require_base
 from featherweight.core.adapter_folder import WEIGHTS, Adapter, read_adapter, read_config
 from featherweight.core.errors import AdapterError
 from featherweight.core.model import Model
-from featherweight.core.rank_allocation import Ranks, spectra, with_ranks
+from featherweight.core.rank_allocation import spectra, with_ranks
 from featherweight.core.source import open_model
 
 NESTED = "MATRYOSHKA_LORA"
@@ -27,22 +27,31 @@ def open_adapter(folder: Path, rank: int | None = None) -> Adapter:
         AdapterError: it cannot be read, or has no such rank.
     """
     if read_config(folder).get("peft_type") == NESTED:
-        from featherweight.models.matryoshka_export import export_rank
+        from featherweight.models.matryoshka_export import at_rank
 
-        return export_rank(folder, rank)
+        nested = read_adapter(folder, NESTED)
+        return at_rank(nested, _checked(nested, rank))
     adapter = read_adapter(folder)
-    return adapter if rank is None else _truncated(adapter, rank)
+    wanted = _checked(adapter, rank)
+    if wanted == highest_rank(adapter):
+        return adapter
+    return with_ranks(adapter, spectra(adapter), {
+        module: min(wanted, each.rank) for module, each in adapter.factors.items()
+    })  # fmt: skip
 
 
-def _truncated(adapter: Adapter, rank: int) -> Adapter:
-    highest = max(each.rank for each in adapter.factors.values())
-    if not 1 <= rank <= highest:
+def highest_rank(adapter: Adapter) -> int:
+    """Of all modules."""
+    return max(each.rank for each in adapter.factors.values())
+
+
+def _checked(adapter: Adapter, rank: int | None) -> int:
+    highest = highest_rank(adapter)
+    if rank is not None and not 1 <= rank <= highest:
         raise AdapterError(
-            f"rank {rank}", f"is none that {adapter.folder} has, which goes from 1 to {highest}",
-            f"give a rank of at most {highest}",
-        )  # fmt: skip
-    ranks: Ranks = {module: min(rank, each.rank) for module, each in adapter.factors.items()}
-    return adapter if rank == highest else with_ranks(adapter, spectra(adapter), ranks)
+            f"rank {rank}", f"is none that {adapter.folder} has", f"give a rank from 1 to {highest}, or none for all"
+        )
+    return highest if rank is None else rank
 
 
 def base_of(adapter: Adapter, name: str | None = None, cache: Path | None = None) -> Model:
