@@ -260,7 +260,7 @@ class TestInPeft:
                 if "lora_" in name:
                     decay = torch.logspace(0, -1 - 2 * ("layers.1" in name), 8)
                     each.copy_(0.05 * torch.randn(each.shape, generator=generator))
-                    each.mul_(decay[:, None] if "lora_A" in name else 1)
+                    each.mul_(decay[:, None] if "lora_A" in name else 0.01 if "layers.1.mlp" in name else 1)
         adapted.save_pretrained(tmp_path / "adapter")
         return tmp_path / "adapter"
 

@@ -14,7 +14,9 @@ def adapt(
     model: options.Model,
     data: Annotated[Path, typer.Option(help="a .jsonl file of chats, prompts with completions or texts; or a .txt")],
     out: Annotated[Path, typer.Option(help="folder of the run and of the adapter")],
-    method: Annotated[str, typer.Option(help="a technique that trains adapters, as `featherweight list` shows")] = "lora",
+    method: Annotated[
+        str, typer.Option(help="a technique that trains adapters, as `featherweight list` shows")
+    ] = "lora",
     rank: Annotated[int | None, typer.Option(help="of the adapter")] = None,
     steps: Annotated[int | None, typer.Option(help="updates")] = None,
     epochs: Annotated[float | None, typer.Option(help="passes over the data, instead of a number of updates")] = None,

@@ -6,6 +6,7 @@ import typer
 
 from featherweight.cli import (
     adapt,
+    adapter,
     apply,
     audit_component,
     distill_component,
@@ -36,6 +37,7 @@ app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)
+app.add_typer(adapter.app, name="adapter")
 app.command("list")(list_.list_techniques)
 app.command("show")(show.show)
 

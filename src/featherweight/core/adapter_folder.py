@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featherweight.core.checkpoint import Entry, file_entries
+from featherweight.core.checkpoint import Entry, dtype_name, file_entries
 from featherweight.core.errors import AdapterError
 from featherweight.core.lazy import torch
+from featherweight.core.shards import shards_bytes
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
@@ -111,14 +112,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_adapter(folder: Path) -> Adapter:
+def read_adapter(folder: Path, method: str = "LORA") -> Adapter:
     """The LoRA adapter in a PEFT folder.
+
+    Args:
+        folder: that PEFT wrote.
+        method: the `peft_type` that it must be of: plain LoRA, or a method whose factors are stored like its.
 
     Raises:
         AdapterError: it is no LoRA, its change of a weight is not scale * B A, or its files cannot be read.
     """
     config = read_config(folder)
-    _require_plain(folder, config)
+    _require_plain(folder, config, method)
     sides: dict[str, dict[str, torch.Tensor]] = {}
     embeddings, carried = set(), {}
     for name, entry in file_entries(_weights(folder)).items():
@@ -134,9 +139,9 @@ def read_adapter(folder: Path) -> Adapter:
     return Adapter(factors, config, frozenset(embeddings), carried, folder)
 
 
-def _require_plain(folder: Path, config: Mapping[str, Any]) -> None:
+def _require_plain(folder: Path, config: Mapping[str, Any], method: str) -> None:
     kind = str(config.get("peft_type"))
-    if kind != "LORA":
+    if kind != method:
         raise AdapterError(str(folder), f"is a {kind} adapter, and has no LoRA factors", "convert it to LoRA first")
     found = next((why for field, why in _OWN_FUNCTION.items() if config.get(field)), None)
     if found:
@@ -227,6 +232,13 @@ def tensors_of(adapter: Adapter) -> dict[str, torch.Tensor]:
             leaf = f"lora_embedding_{side}" if module in adapter.embeddings else f"lora_{side}.weight"
             tensors[f"{_PREFIX}{module}.{leaf}"] = tensor.contiguous()
     return tensors
+
+
+def adapter_bytes(adapter: Adapter) -> int:
+    """Exact bytes of the file of tensors that `write_adapter` would write; of tensors on the meta device too."""
+    return shards_bytes({
+        name: (dtype_name(each.dtype), tuple(each.shape)) for name, each in tensors_of(adapter).items()
+    })  # fmt: skip
 
 
 def config_of(adapter: Adapter) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from featherweight.core.adapter_folder import Adapter, LoraFactors
+from featherweight.core.adapter_folder import Adapter, LoraFactors, adapter_bytes
 from featherweight.core.errors import AdapterError
 from featherweight.core.lazy import torch
 
@@ -140,6 +140,20 @@ def uniform_ranks(found: Mapping[str, Spectrum], parameters: int) -> dict[str, i
 def parameters_of(found: Mapping[str, Spectrum], ranks: Ranks) -> int:
     """Numbers in factors of these ranks."""
     return sum(ranks.get(module, 0) * each.cost for module, each in found.items())
+
+
+def bytes_of(adapter: Adapter, ranks: Ranks) -> int:
+    """Exact bytes of the file of the adapter at these ranks, without making its factors."""
+    sketch = {
+        module: LoraFactors(
+            old.a.new_empty((ranks[module], old.a.shape[1]), device="meta"),
+            old.b.new_empty((old.b.shape[0], ranks[module]), device="meta"),
+            old.scale,
+        )
+        for module, old in adapter.factors.items()
+        if ranks.get(module, 0) > 0
+    }
+    return adapter_bytes(adapter.with_factors(sketch))
 
 
 def energy_kept(found: Mapping[str, Spectrum], ranks: Ranks) -> float:

@@ -163,4 +163,3 @@ def _factors(adapted: Any) -> list[tuple[Any, Any]]:
     name = adapted.active_adapter
     layers = (module for module in adapted.modules() if isinstance(module, LoraLayer))
     return [(layer.lora_A[name].weight, layer.lora_B[name].weight) for layer in layers if name in layer.lora_A]
-

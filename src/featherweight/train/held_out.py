@@ -46,7 +46,9 @@ def final_states(module: Any, ids: torch.Tensor, device: str) -> torch.Tensor:
     """Final hidden states of rows of text, float32 [rows, tokens, hidden], on the CPU."""
     causal = causal_of(module)
     with torch.inference_mode():
-        return torch.cat([
-            causal.model(input_ids=part.to(device), use_cache=False).last_hidden_state.float().cpu()
-            for part in ids.split(_TOGETHER)
-        ])
+        return torch.cat(
+            [
+                causal.model(input_ids=part.to(device), use_cache=False).last_hidden_state.float().cpu()
+                for part in ids.split(_TOGETHER)
+            ]
+        )
