@@ -16,7 +16,7 @@ from featherweight.techniques.prune.equilibrium import Equilibrium
 from featherweight.techniques.prune.width import Width
 from featherweight.testing.tiny import tiny_model
 from featherweight.train.loop import Schedule, minimise, shuffled
-from featherweight.train.next_token import next_token_loss
+from featherweight.train.next_token import mean_next_token_loss
 
 KEPT = 0.5
 
@@ -44,7 +44,7 @@ def _trained(model: Model, tokens: TokenSet) -> dict[str, torch.Tensor]:
 
     def loss(step: int) -> torch.Tensor:
         ids = tokens.ids[batch_of(step)]
-        return next_token_loss(module(input_ids=ids, use_cache=False).logits, ids)
+        return mean_next_token_loss(module(input_ids=ids, use_cache=False).logits, ids)
 
     minimise(list(module.parameters()), loss, Schedule(250, 5e-3, warmup=20))
     return {name: module.get_parameter(name).detach() for name in model.entries}

@@ -20,7 +20,7 @@ from typing import Any
 from featherweight.core.errors import LedgerError
 
 GENESIS = "0" * 64
-_LIBRARIES = ("featherweight", "torch", "transformers", "numpy", "gguf", "xllamacpp", "compressed-tensors")
+_LIBRARIES = ("featherweight", "torch", "transformers", "peft", "numpy", "gguf", "xllamacpp", "compressed-tensors")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,12 @@ class Ledger:
             os.fsync(file.fileno())
         self._receipts.append(receipt)
         return receipt
+
+    def append_once(self, content: Mapping[str, Any], volatile: Mapping[str, Any] | None = None) -> Receipt:
+        """The receipt with this content: the one that is there, or a new one. A resumed run writes none twice."""
+        plain = json.loads(json.dumps(content))
+        found = next((each for each in self._receipts if each.content == plain), None)
+        return found or self.append(content, volatile)
 
     def _cut_half_line(self) -> None:
         """Removes a last line without a newline: a killed run leaves one."""

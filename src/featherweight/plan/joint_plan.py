@@ -24,7 +24,7 @@ from featherweight.plan.search import Search
 from featherweight.plan.study import Study
 from featherweight.train.bilevel import Turns
 from featherweight.train.decisions import one_hot
-from featherweight.train.next_token import next_token_loss
+from featherweight.train.next_token import mean_next_token_loss
 from featherweight.train.space import Choice, Space
 
 _TRIED = 3  # of the judged choices are made and measured
@@ -145,5 +145,5 @@ def _parent_nll(task: Task) -> float:
     losses = []
     with torch.inference_mode():
         for rows in task.validation.split(4):
-            losses.append(next_token_loss(module(rows[:, :-1], use_cache=False).logits, rows) * len(rows))
+            losses.append(mean_next_token_loss(module(rows[:, :-1], use_cache=False).logits, rows) * len(rows))
     return float(sum(losses) / len(task.validation))

@@ -23,7 +23,7 @@ from featherweight.measure.ordering import Order
 from featherweight.train.decisions import Draw
 from featherweight.train.grids import Grids
 from featherweight.train.mixing import by_heads, head_prefixes, mixed, prefixes
-from featherweight.train.next_token import next_token_loss
+from featherweight.train.next_token import mean_next_token_loss
 from featherweight.train.space import Space, depends_on
 
 _WIDE = 16  # bits of an input that is not rounded
@@ -99,7 +99,7 @@ class Supernet:
 
     def loss(self, ids: torch.Tensor, draw: Draw, corrections: str = "still") -> torch.Tensor:
         """Mean next-token negative log-likelihood, nats."""
-        return next_token_loss(self.logits(ids[:, :-1], draw, corrections), ids)
+        return mean_next_token_loss(self.logits(ids[:, :-1], draw, corrections), ids)
 
     def _weights(self, draw: Draw, corrections: str) -> Iterator[tuple[str, torch.Tensor]]:
         lengths = self.lengths(draw)

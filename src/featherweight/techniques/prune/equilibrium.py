@@ -37,7 +37,7 @@ from featherweight.core.sparsity import like
 from featherweight.core.technique import Need, Paper, technique
 from featherweight.train.game import Game, play
 from featherweight.train.loop import Schedule, shuffled
-from featherweight.train.next_token import next_token_loss
+from featherweight.train.next_token import mean_next_token_loss
 from featherweight.train.participation import Rules
 from featherweight.train.players import Dynamics, PlayerLayer
 
@@ -249,4 +249,4 @@ def _first(scores: torch.Tensor, count: int) -> list[int]:
 def _loss(module: Any, ids: torch.Tensor) -> torch.Tensor:
     """Mean next-token NLL of rows of tokens."""
     ids = ids.to(next(module.parameters()).device)
-    return next_token_loss(module(input_ids=ids, use_cache=False).logits, ids)
+    return mean_next_token_loss(module(input_ids=ids, use_cache=False).logits, ids)

@@ -39,7 +39,7 @@ from featherweight.core.technique import Kind, Need, Paper, Technique, technique
 from featherweight.measure.overlap import Overlap, count, overlap_of, size, trend_break, union_of
 from featherweight.train.loop import Schedule, shuffled
 from featherweight.train.masked import Loss, Masks, train_masked
-from featherweight.train.next_token import next_token_loss
+from featherweight.train.next_token import mean_next_token_loss
 from featherweight.train.tickets import Prune, equal_storage, full_masks, magnitude_pruning, prune_in_rounds, shrink
 
 
@@ -240,7 +240,7 @@ class _Lottery:
         def loss(weights: Mapping[str, torch.Tensor], step: int) -> torch.Tensor:
             rows = ids[list(batch(step))]
             logits = torch.func.functional_call(module, dict(weights), (rows,), {"use_cache": False}).logits
-            return next_token_loss(logits, rows)
+            return mean_next_token_loss(logits, rows)
 
         return loss
 
