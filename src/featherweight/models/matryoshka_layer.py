@@ -121,7 +121,7 @@ class NestedRanks:
         a, b = (a.float(), b.float()) if half else (a, b)
         weights = torch.tensor(self.weights(served), device=a.device, dtype=a.dtype) * self._gain(module, adapter)
         rank = len(weights)
-        product = (b[:, :rank] * weights) @ a[:rank]
+        product: torch.Tensor = (b[:, :rank] * weights) @ a[:rank]
         return product.T if getattr(module, "fan_in_fan_out", False) else product
 
     def merge_safe(self, module: Any, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:

@@ -113,7 +113,7 @@ class MatryoshkaLoraConfig(LoraConfig):
 class MatryoshkaLoraModel(LoraModel):
     """PEFT's LoRA model with nested ranks in every layer."""
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]  # PEFT's own classes name the first argument differently
         self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, *rest: Any, **more: Any
     ) -> None:
         super()._create_and_replace(peft_config, adapter_name, target, target_name, parent, *rest, **more)
