@@ -41,7 +41,7 @@ KINDS = {
     "plain": {},
     "rank-stabilised": {"use_rslora": True, "lora_alpha": 16},
     "patterns": {"rank_pattern": {"down_proj": 2, r"layers\.1\..*q_proj": 3}, "alpha_pattern": {"v_proj": 32}},
-    "regular expression": {"target_modules": r".*layers\.1\.(mlp\.\w+|self_attn\.v_proj)"},
+    "regular expression": {"target_modules": r".*layers\.1\.(mlp\.\w+_proj|self_attn\.v_proj)"},
     "some layers": {"target_modules": ["q_proj"], "layers_to_transform": [1]},
     "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
 }

@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featherweight.core.checkpoint import Entry, file_entries
+from featherweight.core.checkpoint import Entry, dtype_name, file_entries
 from featherweight.core.errors import AdapterError
 from featherweight.core.lazy import torch
+from featherweight.core.shards import shards_bytes
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
@@ -231,6 +232,13 @@ def tensors_of(adapter: Adapter) -> dict[str, torch.Tensor]:
             leaf = f"lora_embedding_{side}" if module in adapter.embeddings else f"lora_{side}.weight"
             tensors[f"{_PREFIX}{module}.{leaf}"] = tensor.contiguous()
     return tensors
+
+
+def adapter_bytes(adapter: Adapter) -> int:
+    """Exact bytes of the file of tensors that `write_adapter` would write; of tensors on the meta device too."""
+    return shards_bytes({
+        name: (dtype_name(each.dtype), tuple(each.shape)) for name, each in tensors_of(adapter).items()
+    })  # fmt: skip
 
 
 def config_of(adapter: Adapter) -> dict[str, Any]:
