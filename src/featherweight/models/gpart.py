@@ -32,7 +32,7 @@ class GPartModel(BaseTuner):
     uses_shared_state = True
     prefix = "gpart_"
     tuner_layer_cls = GPartLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def inject_adapter(self, model: torch.nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Adds an adapter; a model that refuses it is as it was.
@@ -42,14 +42,15 @@ class GPartModel(BaseTuner):
                 adapter was saved for another base.
         """
         # A copy: what the base fills in must not stay in a configuration that its owner puts on another model.
-        config = self.peft_config[adapter_name] = dataclasses.replace(self.peft_config[adapter_name])
+        config: Any = dataclasses.replace(self.peft_config[adapter_name])
+        self.peft_config[adapter_name] = config
         if "gpart_theta" not in self._modules:
             self.gpart_theta = torch.nn.ParameterDict()
         self.gpart_theta[adapter_name] = torch.nn.Parameter(_start(config))
         required = [(each, each.requires_grad) for each in model.parameters()]
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-            lay_out(self.peft_config[adapter_name], adapter_name, self._layers_of(adapter_name))
+            lay_out(config, adapter_name, self._layers_of(adapter_name))
         except (AdapterError, peft.NoMatchingPeftModuleError) as error:
             self._take_back(adapter_name)
             for parameter, flag in required:
@@ -80,8 +81,9 @@ class GPartModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        layer = target
-        if not isinstance(target, GPartLayer):
+        if isinstance(target, GPartLayer):
+            layer = target
+        else:
             if not isinstance(target, torch.nn.Linear | Conv1D):
                 raise AdapterError(
                     f"target module {current_key}", f"is a {type(target).__name__}, and only linears are adapted",
@@ -89,8 +91,8 @@ class GPartModel(BaseTuner):
                 )  # fmt: skip
             layer = GPartLayer(target, self.gpart_theta)
             self._replace_module(parent, target_name, layer, target)
-        layer.gpart_dropout[adapter_name] = peft_config.dropout  # type: ignore[union-attr, operator, index]
-        layer._move_adapter_to_device_of_base_layer(adapter_name)  # type: ignore[operator]
+        layer.gpart_dropout[adapter_name] = peft_config.dropout
+        layer._move_adapter_to_device_of_base_layer(adapter_name)
 
 
 def _start(config: Any) -> torch.Tensor:

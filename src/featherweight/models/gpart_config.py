@@ -59,7 +59,7 @@ class GPartConfig(peft.PeftConfig):
     base_digest: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = peft.PeftType[NAME]
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)

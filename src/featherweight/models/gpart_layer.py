@@ -10,7 +10,7 @@ from one number drawn in forward, so that backward leaves out the same.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,10 @@ class Expanded(torch.autograd.Function):
         return ctx.map.reduce(gradients[0].contiguous(), ctx.start), None, None, None
 
 
+changed_linear: Callable[..., torch.Tensor] = ChangedLinear.apply
+expanded: Callable[..., torch.Tensor] = Expanded.apply
+
+
 class GPartLayer(torch.nn.Module, BaseTunerLayer):
     """A linear, and for each adapter the stretch of its map that changes it."""
 
@@ -136,6 +140,7 @@ class GPartLayer(torch.nn.Module, BaseTunerLayer):
         self.gpart_dropout: dict[str, float] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self.train(base_layer.training)
 
     @property
     def gpart_theta(self) -> torch.nn.ParameterDict:
@@ -143,16 +148,21 @@ class GPartLayer(torch.nn.Module, BaseTunerLayer):
         return self._shared[0]
 
     @property
+    def linear(self) -> Any:
+        """The linear itself, under however many adapters."""
+        return self.get_base_layer()
+
+    @property
     def transposed(self) -> bool:
         """Whether the weight is stored as [in, out]."""
-        return isinstance(self.get_base_layer(), Conv1D)
+        return isinstance(self.linear, Conv1D)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Whether the change is one of the weight alone."""
         return not (adapter_name in self.gpart_stretches and self.gpart_stretches[adapter_name].bias)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        target = device or self.get_base_layer().weight.device
+        target = device or self.linear.weight.device
         theta = self.gpart_theta[adapter_name]
         if theta.device.type == "cpu" and target.type not in ("cpu", "meta"):
             theta.data = theta.data.to(target)
@@ -182,7 +192,7 @@ class GPartLayer(torch.nn.Module, BaseTunerLayer):
             self._add(self.merged_adapters.pop(), -1)
 
     def _require_finite(self, name: str, asked: bool) -> None:
-        base = self.get_base_layer()
+        base = self.linear
         if not base.weight.is_floating_point():
             raise AdapterError(
                 f"merging {name!r}", f"a base weight is stored as {base.weight.dtype}", "merge into the float model"
@@ -191,7 +201,7 @@ class GPartLayer(torch.nn.Module, BaseTunerLayer):
             raise AdapterError(f"merging {name!r}", "NaNs detected: its vector is not finite", "take a checkpoint")
 
     def _add(self, name: str, sign: int) -> None:
-        base, stretch = self.get_base_layer(), self.gpart_stretches[name]
+        base, stretch = self.linear, self.gpart_stretches[name]
         part = stretch.part(self.gpart_theta[name].detach().float()).to(base.weight.device)
         changes = [(base.weight, stretch.change(part))]
         if stretch.bias:
@@ -219,9 +229,9 @@ class GPartLayer(torch.nn.Module, BaseTunerLayer):
             stretch, theta = self.gpart_stretches[name], self.gpart_theta[name].to(inputs.device)
             with torch.autocast(device, enabled=False):
                 part, dropout = stretch.part(theta), self._drawn(name)
-                yield ChangedLinear.apply(inputs.to(dtype), part, stretch, dropout, self.transposed)
+                yield changed_linear(inputs.to(dtype), part, stretch, dropout, self.transposed)
                 if stretch.bias:
-                    yield Expanded.apply(part, stretch.map, stretch.stop, stretch.stop + stretch.bias)
+                    yield expanded(part, stretch.map, stretch.stop, stretch.stop + stretch.bias)
 
     def _drawn(self, name: str) -> Dropout | None:
         share = self.gpart_dropout[name]

@@ -86,7 +86,7 @@ def _map(config: GPartConfig, layers: Sequence[GPartLayer], groups: int, seed: i
     weights: list[torch.Tensor] = []
     if config.backend == "signed_magnitude":
         for layer in layers:
-            base = layer.get_base_layer()
+            base = layer.linear
             weights += [base.weight] + ([base.bias] if _bias(config, layer) else [])
     return partition(config.backend, sizes, groups, seed, weights, config.isometric)
 
@@ -103,11 +103,11 @@ def _stretches(
 
 
 def _weight(layer: GPartLayer) -> Any:
-    return layer.get_base_layer().weight
+    return layer.linear.weight
 
 
 def _bias(config: GPartConfig, layer: GPartLayer) -> int:
-    bias = getattr(layer.get_base_layer(), "bias", None)
+    bias = getattr(layer.linear, "bias", None)
     return bias.numel() if config.include_bias and bias is not None else 0
 
 
