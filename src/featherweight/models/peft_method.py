@@ -16,7 +16,7 @@ def register(name: str, config: type[Any], tuner: type[Any]) -> None:
 
     member = _member(PeftType, name.upper())
     if member not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        register_peft_method(name=name, config_cls=config, model_cls=tuner)
+        register_peft_method(name=name, config_cls=config, model_cls=tuner, prefix=getattr(tuner, "prefix", None))
 
 
 def _member(enumeration: Any, name: str) -> Any:
