@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from featherweight.cli import apply, audit_component, distill_component, fit, graft, list_, plan, report, show, verify
+from featherweight.cli import (
+    apply,
+    audit_component,
+    compare_optimizers,
+    distill_component,
+    fit,
+    graft,
+    list_,
+    plan,
+    report,
+    show,
+    verify,
+)
 
 app = typer.Typer(
     name="featherweight",
@@ -23,6 +35,7 @@ app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)
+app.command("compare-optimizers")(compare_optimizers.compare_optimizers)
 app.command("list")(list_.list_techniques)
 app.command("show")(show.show)
 
