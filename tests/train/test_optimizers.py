@@ -1,7 +1,8 @@
-"""Optimizers by name: who gets which tensor, what AdamW, Lion's relatives and Muon do through our building, the bytes."""
+"""Optimizers by name: who gets which tensor, what AdamW and Muon do through our building, the bytes of every state."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -27,6 +28,9 @@ SHAPES = {
     "layers.0.odd.weight": (33, 7), "layers.0.norm.weight": (128,), "layers.0.kernel.weight": (8, 4, 3),
     "lm_head.weight": (100, 64),
 }  # fmt: skip
+
+
+PLAIN = ["sgd", "sgd-momentum", "adamw", "adafactor"]
 
 
 def network(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -68,7 +72,7 @@ def test_adamw_without_decay_is_torchs_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize("name", sorted({"sgd", "sgd-momentum", "adamw", "muon", "adafactor"}))
+@pytest.mark.parametrize("name", [*PLAIN, "muon"])
 def test_every_optimizer_of_torch_learns_through_the_loop(name: str) -> None:
     tensors = network()
     optimizer = build_optimizer(name, tensors.items())
@@ -146,7 +150,7 @@ def test_muons_update_is_nearly_orthogonal_and_blind_to_scale(shape: tuple[int, 
 
     found = update(1.0)
     values = torch.linalg.svdvals(found / (0.2 * math.sqrt(max(shape))))
-    assert 0.6 <= float(values.min())
+    assert float(values.min()) >= 0.6
     assert float(values.max()) <= 1.25
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(gradient, full_matrices=False)
@@ -197,7 +201,11 @@ def test_state_bytes_are_exact(name: str, dtype: torch.dtype) -> None:
     assert counted_bytes(optimizer) == state_bytes(name, SHAPES, dtype.itemsize).total
 
 
-@given(rows=st.integers(1, 40), columns=st.integers(1, 40), name=st.sampled_from(["sgd", "sgd-momentum", "adamw", "adafactor"]))
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    name=st.sampled_from(["sgd", "sgd-momentum", "adamw", "adafactor"]),
+)
 def test_state_bytes_of_any_matrix(rows: int, columns: int, name: str) -> None:
     tensors = {"layers.0.w": torch.ones(rows, columns)}
     optimizer = build_optimizer(name, tensors.items())
@@ -256,4 +264,4 @@ def test_rates_are_spaced_evenly_around_the_middle(rate: float, points: int, fac
     rates = spread(rate, points, factor)
     assert len(rates) == points
     assert math.isclose(math.prod(rates), rate**points, rel_tol=1e-6)
-    assert all(math.isclose(b / a, factor, rel_tol=1e-6) for a, b in zip(rates, rates[1:], strict=False))
+    assert all(math.isclose(b / a, factor, rel_tol=1e-6) for a, b in itertools.pairwise(rates))

@@ -118,8 +118,11 @@ def bake_off(
     return trials
 
 
-def run_trial(workload: Workload, name: str, rate: float, seed: int, protocol: Protocol) -> Trial:
-    """Trains once."""
+def run_trial(
+    workload: Workload, name: str, rate: float, seed: int, protocol: Protocol,
+    finished: Callable[[torch.nn.Module], None] | None = None,
+) -> Trial:  # fmt: skip
+    """Trains once; `finished` sees the module at the end of its schedule."""
     give_back_memory()
     known, before = reset_peak_memory(), resident_memory_now()
     module = workload.start(seed).train()
@@ -139,6 +142,8 @@ def run_trial(workload: Workload, name: str, rate: float, seed: int, protocol: P
         final = math.inf
     if not final < watch.first:
         final = math.inf
+    if finished:
+        finished(module)
     return Trial(
         name, rate, seed, final, tuple(watch.curve), statistics.median(watch.seconds or [math.nan]),
         counted_bytes(optimizer), peak_memory() - before if known else None,
