@@ -1,7 +1,7 @@
 """The governor on a small Llama of characters: how much of the gain for how many of the steps. `python -m
 claims.stop_when_flat`.
 
-A training at a constant rate has 800 steps. The governor looks at the mean training loss of every 16 steps and stops
+A training at a constant rate has 600 steps. The governor looks at the mean training loss of every 12 steps and stops
 when the rest promises less than 5 % of what was gained. Controls: the whole training; a third of the steps, decided
 beforehand; the patience of a usual early stop (no new best held-out loss in three evaluations). A cosine of as many
 steps as the governor spent says what a schedule that knew its end would have reached.
@@ -25,7 +25,7 @@ CLAIM = (
     "Training that stops when its predicted marginal gain falls below a threshold that depends on the budget left "
     "keeps at least 95 % of the gain for at most 60 % of the steps (rule after arXiv 2606.10706)."
 )
-STEPS, CHUNK, RATE = 800, 16, 3e-3
+STEPS, CHUNK, RATE = 600, 12, 3e-3
 Stop = Callable[[int, float], bool]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -104,8 +105,9 @@ def test_the_choice_filters_by_support(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = choose_optimizer({"norm.weight": (64,)}, 10**6, found)
     assert vectors.optimizer == "adamw"
     assert "no matrix" in next(each.rejected for each in vectors.candidates if each.optimizer == "muon")
-    monkeypatch.setattr("featherweight.plan.optimizer_choice.installed", lambda: ["adamw"])
-    assert choose_optimizer(SHAPES, 10**6, found).optimizer == "adamw"
+    monkeypatch.setitem(sys.modules, "lion_pytorch", None)
+    missing = scores([*grid("adamw", (2.0, 2.1)), *grid("lion", (1.8, 1.9))])
+    assert choose_optimizer(SHAPES, 10**6, missing).optimizer == "adamw"
 
 
 def test_bad_choices_are_refused() -> None:

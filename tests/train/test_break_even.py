@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from featherweight.core.errors import RecipeError
 from featherweight.train.break_even import Selection
 
-POOL = 600
+POOL = 900
 
 
 class Counter:

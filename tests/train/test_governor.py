@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.core.errors import RecipeError
@@ -51,6 +51,7 @@ def test_noise_alone_is_stopped_within_the_patience() -> None:
     assert stopped_at(Governor(threshold=1e-3, patience=3), np.random.default_rng(0).normal(size=40).tolist()) == 10
 
 
+@settings(max_examples=25)
 @given(slope=st.floats(1e-3, 1e3), start=st.floats(-10, 10), budget=st.one_of(st.none(), st.just(60.0)))
 def test_a_line_is_never_stopped_early(slope: float, start: float, budget: float | None) -> None:
     values = [start + slope * c for c in range(1, 61)]
@@ -58,6 +59,7 @@ def test_a_line_is_never_stopped_early(slope: float, start: float, budget: float
     assert stopped_at(Governor(budget=budget), values) is None
 
 
+@settings(max_examples=25)
 @given(st.floats(-100, 100))
 def test_a_constant_is_stopped_at_once(level: float) -> None:
     governor = Governor(patience=2)
@@ -66,6 +68,7 @@ def test_a_constant_is_stopped_at_once(level: float) -> None:
     assert governor.log[-1].trend.method == "nothing"
 
 
+@settings(max_examples=25)
 @given(values=st.lists(st.floats(-5, 5), min_size=10, max_size=30), scale=st.sampled_from([0.5, 2.0, 1024.0]))
 def test_the_unit_of_cost_changes_nothing(values: list[float], scale: float) -> None:
     one, other = Governor(), Governor()

@@ -25,6 +25,8 @@ class ChannelBridge(nn.Module):
         known: [channels out, channels in]; rows of zeros where nothing is known.
     """
 
+    known: torch.Tensor
+
     def __init__(self, known: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("known", known.clone())
@@ -68,8 +70,9 @@ class SensorModel(nn.Module):
             )
         pieces = self.bridge(signals).unflatten(-1, (-1, self.patch)).transpose(1, 2)
         embedded = self.project(pieces.reshape(rows, samples // self.patch, -1))
-        hidden = self.trunk(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        return self.head(hidden[:, -1])
+        hidden: torch.Tensor = self.trunk(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        logits: torch.Tensor = self.head(hidden[:, -1])
+        return logits
 
 
 def limb_leads() -> torch.Tensor:

@@ -75,7 +75,11 @@ def scores(trials: Sequence[Trial]) -> list[Score]:
         by_name.setdefault(trial.optimizer, []).append(trial)
     baseline = by_name.get(BASELINE)
     target = statistics.fmean(_best(baseline)[1]) if baseline else None
-    return sorted((_score(name, group, target) for name, group in by_name.items()), key=lambda each: each.mean)
+    return sorted((_score(name, group, target) for name, group in by_name.items()), key=_order)
+
+
+def _order(score: Score) -> tuple[float, str]:
+    return score.mean, score.optimizer
 
 
 def _by_rate(trials: Sequence[Trial]) -> dict[float, list[float]]:
@@ -117,7 +121,7 @@ def verdict(found: Sequence[Score]) -> Verdict:
     """The winner of a comparison, or why nobody can be called so."""
     if len(found) < 2:
         return Verdict(None, "one optimizer is no comparison")
-    best, *others = sorted(found, key=lambda each: each.mean)
+    best, *others = sorted(found, key=_order)
     if not math.isfinite(best.mean):
         return Verdict(None, "every optimizer diverged at every rate")
     if len(best.losses) < 2:
@@ -185,7 +189,7 @@ def choose_optimizer(
         why = f"needs {format_bytes(needed)}" if needed > memory else _unsupported(name, shapes, usable, resumable)
         candidates.append(Candidate(name, needed, why, score.mean))
     check_fits({each.optimizer: each.state for each in candidates}, memory)
-    fitting = sorted((by_name[each.optimizer] for each in candidates if not each.rejected), key=lambda each: each.mean)
+    fitting = sorted((by_name[each.optimizer] for each in candidates if not each.rejected), key=_order)
     if not fitting:
         first = candidates[0]
         raise RecipeError("choice of an optimizer", f"{first.optimizer} {first.rejected}", "measure another one")

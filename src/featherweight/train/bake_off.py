@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from featherweight.core.batch import IGNORED, Batch
 from featherweight.core.errors import TrainingError
@@ -22,7 +22,7 @@ from featherweight.core.memory import give_back_memory, peak_memory, reset_peak_
 from featherweight.core.progress import Progress
 from featherweight.train.loop import Schedule, minimise
 from featherweight.train.optimizer_state import counted_bytes
-from featherweight.train.optimizers import build_optimizer, embeddings_of, find_optimizer, spread
+from featherweight.train.optimizers import BASELINE, build_optimizer, embeddings_of, find_optimizer, spread
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ def bake_off(
         for rate in spread(each.learning_rate, protocol.rates, protocol.factor)
         for seed in range(protocol.seeds)
     ]
+    # The first training of a process loads libraries, which would count as its memory and time.
+    run_trial(workload, BASELINE, find_optimizer(BASELINE).learning_rate, 0, replace(protocol, steps=1))
     trials = []
     with (progress or Progress()).track("comparing optimizers", len(grid)) as advance:
         for name, rate, seed in grid:

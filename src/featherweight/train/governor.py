@@ -23,6 +23,7 @@ from featherweight.core.lazy import np
 _EXPLAINS, _STANDS_OUT = 0.9, 0.6
 _FEWEST = 4
 _EXPONENTS = (-1.0, 4.0)
+_POINTS, _ROUNDS = 41, 6
 
 
 @dataclass(frozen=True)
@@ -148,37 +149,35 @@ def trend_of(costs: Sequence[float], values: Sequence[float]) -> Trend:
     if total <= 1e-24 * max(1.0, float((y**2).sum())):
         return Trend(0.0, "nothing", None, 0.0)
     exponent = _best_exponent(x, y)
-    slope, left = _fitted(_curve(x, exponent), y)
+    slope, left = (float(each[0]) for each in _fitted(_curves(x, np.array([exponent])), y))
     # At the end of the window x = 1, where the curve's derivative is its slope.
     if slope > 0 and 1 - left / total >= _EXPLAINS:
         return Trend(slope / costs[-1], "curve", exponent, 1 - left / total)
-    slope, left = _fitted(x, y)
+    slope, left = (float(each[0]) for each in _fitted(x[None], y))
     explained = 1 - left / total
     if explained >= _STANDS_OUT:
         return Trend(slope / costs[-1], "slope", None, explained)
     return Trend(0.0, "nothing", None, explained)
 
 
-def _curve(x: np.ndarray, exponent: float) -> np.ndarray:
-    return np.log(x) if abs(exponent) < 1e-9 else (x**-exponent - 1) / -exponent
+def _curves(x: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """(x^-g - 1) / -g of every exponent g, [exponents, window]; log x at 0."""
+    g, logs = exponents[:, None], np.log(x)
+    return np.where(g == 0, logs, np.expm1(-g * logs) / -np.where(g == 0, 1.0, g))
 
 
-def _fitted(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope and squared residual of the line of least squares."""
-    centred, high = x - x.mean(), y - y.mean()
-    slope = float(centred @ high / (centred @ centred))
-    return slope, float(((high - slope * centred) ** 2).sum())
+def _fitted(curves: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and squared residual of the line of least squares over each curve."""
+    centred, high = curves - curves.mean(1, keepdims=True), y - y.mean()
+    slopes = centred @ high / (centred**2).sum(1)
+    return slopes, ((high - slopes[:, None] * centred) ** 2).sum(1)
 
 
 def _best_exponent(x: np.ndarray, y: np.ndarray) -> float:
-    """Of least residual: a grid, then thirds of the interval around its best point."""
-    grid = np.linspace(*_EXPONENTS, 41)
-    best = int(np.argmin([_fitted(_curve(x, float(g)), y)[1] for g in grid]))
-    low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, len(grid) - 1)])
-    for _ in range(60):
-        one, two = low + (high - low) / 3, high - (high - low) / 3
-        if _fitted(_curve(x, one), y)[1] <= _fitted(_curve(x, two), y)[1]:
-            high = two
-        else:
-            low = one
-    return (low + high) / 2
+    """Of least residual: a grid, then a finer one around its best point, and so on."""
+    low, high = _EXPONENTS
+    for _ in range(_ROUNDS):
+        grid = np.linspace(low, high, _POINTS)
+        best = int(np.argmin(_fitted(_curves(x, grid), y)[1]))
+        low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, _POINTS - 1)])
+    return float(grid[best])
