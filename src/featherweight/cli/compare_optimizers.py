@@ -33,7 +33,7 @@ def compare_optimizers(
     """Trains the same model with several optimizers, tuned equally, and says whether one wins."""
     from featherweight.cli.optimizer_table import print_comparison
     from featherweight.cli.progress import progress
-    from featherweight.verbs.compare_optimizers import Protocol
+    from featherweight.train.bake_off import Protocol
     from featherweight.verbs.compare_optimizers import compare_optimizers as run
 
     protocol = Protocol(steps=steps, rates=rates, factor=factor, seeds=seeds, weight_decay=weight_decay)

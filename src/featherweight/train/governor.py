@@ -163,7 +163,8 @@ def trend_of(costs: Sequence[float], values: Sequence[float]) -> Trend:
 def _curves(x: np.ndarray, exponents: np.ndarray) -> np.ndarray:
     """(x^-g - 1) / -g of every exponent g, [exponents, window]; log x at 0."""
     g, logs = exponents[:, None], np.log(x)
-    return np.where(g == 0, logs, np.expm1(-g * logs) / -np.where(g == 0, 1.0, g))
+    curves: np.ndarray = np.where(g == 0, logs, np.expm1(-g * logs) / -np.where(g == 0, 1.0, g))
+    return curves
 
 
 def _fitted(curves: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -124,7 +124,8 @@ def role_of(name: str, shape: Collection[int], embeddings: Collection[str] | Non
 
 def embeddings_of(module: torch.nn.Module) -> frozenset[str]:
     """Names of the parameters of a module's tables of embeddings and of its output head."""
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    find: Any = getattr(module, "get_output_embeddings", lambda: None)
+    head = find()
     tables = [each for each in module.modules() if isinstance(each, torch.nn.Embedding) or each is head]
     held = {id(parameter) for table in tables for parameter in table.parameters()}
     return frozenset(name for name, parameter in module.named_parameters() if id(parameter) in held)
@@ -205,7 +206,7 @@ def _with_baseline(
     return Together([*parts, *([torch.optim.AdamW(other, lr=rate)] if other else [])])
 
 
-def _settled(facts: Optimizer, optimizer: Any) -> torch.optim.Optimizer:
+def _settled(facts: Optimizer, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """torchao wants rates as tensors, and `minimise` sets numbers."""
     if facts.package == "torchao":
         optimizer.register_step_pre_hook(_rates_as_tensors)

@@ -36,7 +36,8 @@ def characters(length: int = 48, batch: int = 8, held_out: int = 64) -> Workload
     def start(seed: int) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SHAPE))
+            module: torch.nn.Module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SHAPE))
+        return module
 
     return Workload(
         "a small Llama of characters", start, _dealt(learnt, batch), [plain(judged[:held_out])], batch * (length - 1)
@@ -75,7 +76,7 @@ def of_model(model: Model, rows: torch.Tensor, judged: torch.Tensor, batch: int 
         raise DataError("the text", f"gives {len(rows)} rows of tokens", f"give more of it: a step takes {batch}")
 
     def start(_: int) -> torch.nn.Module:
-        module = model.module()
+        module: torch.nn.Module = model.module()
         for parameter in module.parameters():
             parameter.data = parameter.data.clone()  # it may lie in a file that is mapped into memory
         return module

@@ -53,7 +53,8 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; a loss that is no number is null."""
         record = {**asdict(self), "versions": versions()}
-        return json.loads(json.dumps(record), parse_constant=lambda _: None)
+        plain: dict[str, Any] = json.loads(json.dumps(record), parse_constant=lambda _: None)
+        return plain
 
 
 def compare_optimizers(
