@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from featherweight.cli import (
+    adapt,
+    adapter,
     apply,
     audit_component,
     compare_optimizers,
@@ -30,12 +32,14 @@ app = typer.Typer(
 app.command("fit")(fit.fit)
 app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
+app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)
 app.command("compare-optimizers")(compare_optimizers.compare_optimizers)
+app.add_typer(adapter.app, name="adapter")
 app.command("list")(list_.list_techniques)
 app.command("show")(show.show)
 
