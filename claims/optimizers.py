@@ -1,6 +1,6 @@
 """Optimizers on a small Llama of characters, tuned equally or not at all. `python -m claims.optimizers`.
 
-Every optimizer gets five rates a factor of the square root of ten apart, three seeds, the same batches and 100 steps
+Every optimizer gets five rates a factor of the square root of ten apart, three seeds, the same batches and 80 steps
 under a cosine; what counts is the held-out loss at its end. "Untuned" AdamW is AdamW at 6e-4, the rate of GPT-3's
 smallest model, which recipes hand on; "tuned" is the best of its grid. The rival is whichever other optimizer ends
 lowest at its own best rate. A seed is the weights and the order of the rows; rows of documents that nobody learnt from
@@ -28,7 +28,7 @@ CLAIM = (
 )
 NAMES = ("adamw", "muon", "adafactor", "sgd-momentum")
 HANDED_ON = 6e-4
-PROTOCOL = Protocol(steps=100, rates=5, seeds=len(SEEDS))
+PROTOCOL = Protocol(steps=80, rates=5, seeds=len(SEEDS))
 
 
 class Trials(Experiment):
