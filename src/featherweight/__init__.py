@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featherweight.verbs.adapter_shrink import adapter_shrink as adapter_shrink
     from featherweight.verbs.apply import apply as apply
     from featherweight.verbs.audit_component import audit_component as audit_component
+    from featherweight.verbs.compare_optimizers import compare_optimizers as compare_optimizers
     from featherweight.verbs.distill_component import distill_component as distill_component
     from featherweight.verbs.fit import fit as fit
     from featherweight.verbs.graft import graft as graft
@@ -36,14 +37,15 @@ _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt",
     "adapter_export": "verbs.adapter_export", "adapter_inspect": "verbs.adapter_inspect",
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply",
-    "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit",
+    "audit_component": "verbs.audit_component", "compare_optimizers": "verbs.compare_optimizers",
+    "distill_component": "verbs.distill_component", "fit": "verbs.fit",
     "graft": "verbs.graft", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
     "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
     "Budget", "Recipe", "Settings", "adapt", "adapter_export", "adapter_inspect", "adapter_shrink", "apply",
-    "audit_component", "distill_component", "fit", "graft", "open_model",
+    "audit_component", "compare_optimizers", "distill_component", "fit", "graft", "open_model",
     "plan", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -22,6 +22,11 @@ def adapt(
     epochs: Annotated[float | None, typer.Option(help="passes over the data, instead of a number of updates")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="the highest one")] = None,
     length: Annotated[int | None, typer.Option(help="tokens of a row")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, muon, adafactor, ...: see compare-optimizers")] = None,
+    unfreeze: Annotated[int | None, typer.Option(help="updates from one quarter of the blocks to the next")] = None,
+    stop_when_flat: Annotated[
+        bool, typer.Option("--stop-when-flat", help="end when the updates left promise little")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="any other field of the method: batch=4, targets=[q_proj,v_proj]")
     ] = None,
@@ -41,7 +46,16 @@ def adapt(
     from featherweight.verbs.adapt import adapt as run
     from featherweight.verbs.report import report
 
-    named = {"rank": rank, "steps": steps, "epochs": epochs, "learning_rate": learning_rate, "length": length}
+    named = {
+        "rank": rank,
+        "steps": steps,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "length": length,
+        "optimizer": optimizer,
+        "unfreeze": unfreeze,
+        "stop_when_flat": stop_when_flat or None,
+    }
     fields = {**{name: each for name, each in named.items() if each is not None}, **_fields(set_ or [])}
     result = run(
         model, data, out, method=method, fields=fields, held_out=held_out,

@@ -9,6 +9,7 @@ from featherweight.cli import (
     adapter,
     apply,
     audit_component,
+    compare_optimizers,
     distill_component,
     fit,
     graft,
@@ -37,6 +38,7 @@ app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)
+app.command("compare-optimizers")(compare_optimizers.compare_optimizers)
 app.add_typer(adapter.app, name="adapter")
 app.command("list")(list_.list_techniques)
 app.command("show")(show.show)

@@ -17,8 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from featherweight.core.errors import RecipeError
 from featherweight.core.examples import encode
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
@@ -28,11 +29,16 @@ from featherweight.core.samples import Sample, read_samples
 from featherweight.core.technique import Kind, Need, Technique
 from featherweight.train import adapters
 from featherweight.train.checkpoints import Course
+from featherweight.train.governor import Governor, stop_when_flat
 from featherweight.train.loop import Schedule
+from featherweight.train.optimizers import BASELINE, build_optimizer, find_optimizer
 from featherweight.train.trainer import Hooks, Kept, Pace, Trainer
+from featherweight.train.unfreezing import Unfreezing, ladder
 
 if TYPE_CHECKING:
     import peft
+
+_LOOKS = 50  # of the governor, in the whole training
 
 
 class AdapterTechnique(Technique):
@@ -58,9 +64,26 @@ class AdapterTechnique(Technique):
         (), description="names, or ends of names, of the linears that are adapted; none = all linears of the blocks"
     )
 
+    optimizer: str = Field(BASELINE, description="adamw, muon, adafactor, sgd, ...: see compare-optimizers")
+    unfreeze: int = Field(
+        0, ge=0, description="updates after which the next quarter of the blocks joins, from the top; 0 = all at once"
+    )
+    stop_when_flat: bool = Field(
+        False, description="end when the updates left promise less than 5 % of the gain so far; best with decay = none"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen weights; auto = bfloat16 on a GPU that has it. The adapter is float32"
     )
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        facts = find_optimizer(name)
+        if not facts.plain_state:
+            raise RecipeError(
+                f"optimizer {name!r}", "keeps what no checkpoint can hold", "use adamw, muon or adafactor"
+            )
+        return facts.name
 
     @abstractmethod
     def peft_config(self, model: Model) -> peft.PeftConfig:
@@ -96,7 +119,28 @@ class AdapterTechnique(Technique):
         """The model's module with a new adapter, untrained, on the run's device."""
         config = self.peft_config(model)
         module = model.module(self._dtype(run.device)).to(run.device)
-        return adapters.attach(module, config, run.generator(f"{self.name}/init"))
+        adapted = adapters.attach(module, config, run.generator(f"{self.name}/init"))
+        find_optimizer(self.optimizer).load()
+        if (schedule := self._unfreezing(adapted)) and self.epochs is None:
+            schedule.check(self.steps, _trained(adapted))
+        return adapted
+
+    def _unfreezing(self, adapted: Any) -> Unfreezing | None:
+        return ladder(list(_trained(adapted)), self.unfreeze) if self.unfreeze else None
+
+    def _hooks(self, adapted: Any, pace: Pace, hooks: Hooks) -> Hooks:
+        """The optimizer, what is frozen when, and when to end, beside what the caller wants."""
+        named, unfreezing, rate = _trained(adapted), self._unfreezing(adapted), self.learning_rate
+        factors, steps = unfreezing.factors if unfreezing else None, pace.schedule.steps
+
+        def optimizer_of(_: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+            return build_optimizer(self.optimizer, named.items(), rate, self.weight_decay, factors=factors)
+
+        return replace(
+            hooks, step_loss=self.step_loss, unfreezing=unfreezing,
+            optimizer_of=optimizer_of if unfreezing or self.optimizer != BASELINE else hooks.optimizer_of,
+            stop=stop_when_flat(Governor(budget=steps), max(1, steps // _LOOKS)) if self.stop_when_flat else hooks.stop,
+        )  # fmt: skip
 
     def _dtype(self, device: str) -> torch.dtype:
         has_it = device.startswith("cuda") and torch.cuda.is_bf16_supported()
@@ -157,9 +201,14 @@ class AdapterTechnique(Technique):
             hooks: what is other than usual; the loss of a step is always this technique's.
             kept: where the state is kept.
         """
-        hooks = replace(hooks or Hooks(), step_loss=self.step_loss)
-        return Trainer(adapted, rows, self.pace(rows), run, self.name, hooks).train(kept)
+        pace = self.pace(rows)
+        return Trainer(adapted, rows, pace, run, self.name, self._hooks(adapted, pace, hooks or Hooks())).train(kept)
 
     @classmethod
     def neutral(cls) -> Self:
         return cls(steps=0)
+
+
+def _trained(adapted: Any) -> dict[str, torch.Tensor]:
+    """The adapter's parameters by name."""
+    return {name: each for name, each in adapted.named_parameters() if each.requires_grad}

@@ -39,12 +39,12 @@ class Processes:
         return int(self._state.process_index) if self.several else 0
 
     def add_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Replaces every gradient by the sum over all processes."""
+        """Replaces every gradient by the sum over all processes; what is frozen stays without one."""
         if not self.several:
             return
         from accelerate.utils import reduce
 
-        for each in parameters:
+        for each in (each for each in parameters if each.requires_grad):
             each.grad = reduce(torch.zeros_like(each) if each.grad is None else each.grad, reduction="sum")
 
     def add(self, value: float) -> float:

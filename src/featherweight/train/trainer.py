@@ -23,6 +23,7 @@ from featherweight.train.checkpoints import Course
 from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.next_token import LossOf, next_token_loss
 from featherweight.train.processes import Processes
+from featherweight.train.unfreezing import Unfreezing
 
 StepLoss = Callable[[Any, Callable[[], "torch.Tensor"], "torch.Generator"], "torch.Tensor"]
 OptimizerOf = Callable[[Sequence["torch.Tensor"]], "torch.optim.Optimizer"]
@@ -55,6 +56,7 @@ class Hooks:
         loss_of: from the module and a batch to the sum of losses and their number.
         step_loss: what is minimised, from the module, a function that gives the loss, and a generator.
         optimizer_of: makes the optimizer; None = AdamW.
+        unfreezing: which parameters train from which update on; None = all from the first.
         stop: called with the number of every update and its loss, as by `minimise`; True ends the training. What it
             was told before an interruption, it is told again.
         watch: loss on held-out rows, asked for after the updates named in `watch_at`.
@@ -64,6 +66,7 @@ class Hooks:
     loss_of: LossOf = next_token_loss
     step_loss: StepLoss = lambda module, loss, generator: loss()
     optimizer_of: OptimizerOf | None = None
+    unfreezing: Unfreezing | None = None
     stop: Callable[[int, float], bool] | None = None
     watch: Callable[[], float] | None = None
     watch_at: frozenset[int] = frozenset()
@@ -170,13 +173,19 @@ class Trainer:
             self._watch(course)
         try:
             minimise(
-                trained, self._loss, self.pace.schedule, self.label, self.run.progress, optimizer, clip=self.pace.clip,
-                accumulate=self.pace.parts, average=False, start=course.steps, stop=updated,
+                trained, self._guarded(), self.pace.schedule, self.label, self.run.progress, optimizer,
+                clip=self.pace.clip, accumulate=self.pace.parts, average=False, start=course.steps, stop=updated,
                 gathered=lambda step: self.processes.add_gradients(trained),
             )  # fmt: skip
         except TrainingError as error:
             self._keep(kept, course, optimizer)
             raise self._named(error, course.steps, kept) from None
+
+    def _guarded(self) -> Callable[[int], torch.Tensor]:
+        """The loss, which freezes and unfreezes first where a schedule says so."""
+        if self.hooks.unfreezing is None:
+            return self._loss
+        return self.hooks.unfreezing.guard(self.parameters.items(), self._loss, self.pace.parts)
 
     def _stops(self, step: int, loss: float) -> bool:
         return self.hooks.stop is not None and self.hooks.stop(step, loss)
@@ -209,7 +218,7 @@ class Trainer:
         rows = self.order(step)
         mine = _share(rows, self.processes.index * self.pace.parts + part, self.processes.count * self.pace.parts)
         if not mine:
-            return 0.0 * next(iter(self.parameters.values())).sum()
+            return 0.0 * next(each for each in self.parameters.values() if each.requires_grad).sum()
         batch = self.rows.batch(mine).to(self.run.device)
         count = self.rows.trainable(rows)
 
