@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from featherweight.core.recipe import Recipe as Recipe
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
+    from featherweight.verbs.adapt_segmenter import adapt_segmenter as adapt_segmenter
+    from featherweight.verbs.adapt_segmenter import load_segmenter as load_segmenter
     from featherweight.verbs.apply import apply as apply
     from featherweight.verbs.audit_component import audit_component as audit_component
     from featherweight.verbs.distill_component import distill_component as distill_component
@@ -29,15 +31,16 @@ if TYPE_CHECKING:
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
-    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "apply": "verbs.apply",
-    "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit",
-    "graft": "verbs.graft", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
-    "technique": "core.technique", "verify": "verbs.verify",
+    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare",
+    "adapt_segmenter": "verbs.adapt_segmenter", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
+    "distill_component": "verbs.distill_component", "fit": "verbs.fit", "graft": "verbs.graft",
+    "load_segmenter": "verbs.adapt_segmenter", "open_model": "core.source", "plan": "verbs.plan",
+    "report": "verbs.report", "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "apply", "audit_component", "distill_component", "fit", "graft", "open_model",
-    "plan", "report", "technique", "verify",
+    "Budget", "Recipe", "Settings", "adapt_segmenter", "apply", "audit_component", "distill_component", "fit", "graft",
+    "load_segmenter", "open_model", "plan", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
