@@ -83,7 +83,7 @@ def test_only_offsets_move_where_the_first_layer_reads(kind: str, linear: str, m
         base = logits(model)
     with places_read() as after:
         changed = logits(stir(with_lora(model, deformable=(linear,), self_attention=())))
-    assert not torch.equal(before[0], after[0]) == moves
+    assert torch.equal(before[0], after[0]) != moves
     assert not torch.equal(base, changed)
 
 
@@ -195,7 +195,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 
 def test_a_head_that_is_not_there_is_refused() -> None:
-    with pytest.raises(RecipeError, match="head 'class_predicter': is no module .* did you mean 'class_predictor'"):
+    with pytest.raises(RecipeError, match=r"head 'class_predicter': is no module .* did you mean 'class_predictor'"):
         head_names(tiny_mask2former(), ("class_predicter",))
 
 

@@ -40,7 +40,7 @@ class DeformableLora:
     """
 
     rank: int = 8
-    alpha: float = 8
+    alpha: int = 8
     deformable: tuple[str, ...] = ("sampling_offsets", "value_proj")
     self_attention: tuple[str, ...] = ("q_proj", "v_proj")
     dropout: float = 0.0
@@ -68,7 +68,7 @@ def lora_targets(model: torch.nn.Module, settings: DeformableLora) -> list[str]:
     if not names:
         raise RecipeError("the target modules", "match nothing in the model", "name linears that it has")
     for name in names:
-        smaller = min(model.get_submodule(name).weight.shape)  # type: ignore[union-attr, arg-type]
+        smaller = min(model.get_submodule(name).weight.shape)  # type: ignore[arg-type]
         if settings.rank > smaller:
             raise RecipeError(
                 f"rank {settings.rank}", f"is above the size of {name}, whose smaller side is {smaller}",
@@ -88,7 +88,7 @@ def lora_config(model: Any, settings: DeformableLora, heads: tuple[str, ...] = (
     import peft
 
     return peft.LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # type: ignore[arg-type]
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
         target_modules=lora_targets(model, settings), modules_to_save=head_names(model, heads),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from featherweight.core.lazy import torch, transformers
@@ -12,22 +13,23 @@ _STRIDE, _STAGES = 4, ("stage1", "stage2", "stage3", "stage4")
 _WIDTHS = (16, 32, 48, 64)
 
 
-def tiny_backbone(kind: str = "convnext") -> Any:
+def tiny_backbone(kind: str = "convnext", stages: Sequence[str] = _STAGES) -> Any:
     """Configuration of a backbone of four stages: "convnext" or "swin" (layer norms), "resnet" (batch norms)."""
-    if kind == "swin":
-        return transformers.SwinConfig(
-            image_size=SIZE, patch_size=_STRIDE, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4],
-            window_size=4, drop_path_rate=0.0, out_features=list(_STAGES),
-        )  # fmt: skip
-    if kind == "resnet":
-        return transformers.ResNetConfig(
-            embedding_size=16, hidden_sizes=list(_WIDTHS), depths=[1, 1, 1, 1], layer_type="basic",
-            out_features=list(_STAGES),
-        )  # fmt: skip
-    return transformers.ConvNextConfig(
-        image_size=SIZE, patch_size=_STRIDE, num_stages=4, hidden_sizes=list(_WIDTHS), depths=[1, 1, 1, 1],
-        out_features=list(_STAGES),
-    )  # fmt: skip
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "convnext": (transformers.ConvNextConfig, {
+            "image_size": SIZE, "patch_size": _STRIDE, "num_stages": 4, "hidden_sizes": list(_WIDTHS),
+            "depths": [1, 1, 1, 1],
+        }),
+        "swin": (transformers.SwinConfig, {
+            "image_size": SIZE, "patch_size": _STRIDE, "embed_dim": 16, "depths": [1, 1, 1, 1],
+            "num_heads": [1, 2, 2, 4], "window_size": 4, "drop_path_rate": 0.0,
+        }),
+        "resnet": (transformers.ResNetConfig, {
+            "embedding_size": 16, "hidden_sizes": list(_WIDTHS), "depths": [1, 1, 1, 1], "layer_type": "basic",
+        }),
+    }  # fmt: skip
+    cls, settings = kinds[kind]
+    return cls(**settings, out_features=list(stages))
 
 
 def tiny_mask2former(seed: int = 0, backbone: str = "convnext", **settings: Any) -> Any:
@@ -48,12 +50,12 @@ def tiny_deformable_detr(seed: int = 0, backbone: str = "resnet", **settings: An
     """A random Deformable DETR of width 32 with two layers each way, for images of 64 x 64."""
     config = transformers.DeformableDetrConfig(
         **{
-            "backbone_config": tiny_backbone(backbone), "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+            "backbone_config": tiny_backbone(backbone, _STAGES[1:]), "d_model": 32,
+            "encoder_layers": 2, "decoder_layers": 2,
             "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
             "num_queries": 8, "num_feature_levels": 3, "num_labels": 1, "dropout": 0.0, **settings,
         }
     )  # fmt: skip
-    config.backbone_config.out_features = list(_STAGES[1:])
     return _built(transformers.DeformableDetrForObjectDetection, config, seed)
 
 

@@ -7,12 +7,13 @@ they are: they are no parameters, and would otherwise move with every batch.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from featherweight.core.errors import MissingExtra, TrainingError
-from featherweight.core.lazy import torch, transformers
+from featherweight.core.lazy import torch
 from featherweight.core.progress import Progress
 from featherweight.core.scenes import Scenes, boxes
 from featherweight.train.adapters import seeded
@@ -61,7 +62,7 @@ def scene_inputs(model: Any, scenes: Scenes) -> dict[str, Any]:
         inputs["mask_labels"] = [each.float().to(device) for each in scenes.masks]
         inputs["class_labels"] = [each.to(device) for each in scenes.classes]
         return inputs
-    if not transformers.utils.is_vision_available():
+    if importlib.util.find_spec("PIL") is None:
         raise MissingExtra(f"the loss of {model.config.model_type}, which transformers computes", "pillow")
     labels = zip(scenes.classes, scenes.masks, strict=True)
     inputs["labels"] = [

@@ -261,5 +261,6 @@ def _saved(
 
 
 def _logits(output: Any) -> torch.Tensor:
-    found = getattr(output, "masks_queries_logits", None)
-    return output.logits if found is None else found
+    found: torch.Tensor | None = getattr(output, "masks_queries_logits", None)
+    logits: torch.Tensor = output.logits if found is None else found
+    return logits
