@@ -120,7 +120,7 @@ def test_a_folder_that_lacks_something_is_refused(base: Any, tmp_path: Path) -> 
         with pytest.raises(AdapterError, match=message):
             fw.load_segmenter(base, folder)
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(AdapterError, match="has no adapter_model.safetensors; save the adapter again; a pickle"):
+    with pytest.raises(AdapterError, match=r"has no adapter_model.safetensors; save the adapter again; a pickle"):
         fw.load_segmenter(base, folder)
     with pytest.raises(AdapterError, match="is no folder"):
         fw.load_segmenter(base, tmp_path / "nowhere")
