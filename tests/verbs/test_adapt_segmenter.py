@@ -37,7 +37,7 @@ def masks(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("method", ["lora", "adapters"])
 def test_after_no_step_the_model_computes_what_the_base_does(base: Any, method: Any) -> None:
     adapted = fw.adapt_segmenter(base, SCENES, method=method, steps=0)
-    assert torch.equal(masks(adapted.model), masks(base))
+    torch.testing.assert_close(masks(adapted.model), masks(base), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["lora", "adapters"])
@@ -45,8 +45,10 @@ def test_what_is_saved_is_small_and_loads_on_a_fresh_base(base: Any, method: Any
     before, folder = module_fingerprint(base), tmp_path / "adapted"
     adapted = fw.adapt_segmenter(base, SCENES, folder, method=method, held_out=SCENES, **QUICK)
     assert module_fingerprint(base) == before
-    torch.testing.assert_close(masks(fw.load_segmenter(tiny_mask2former(), folder)), masks(adapted.model))
-    assert not torch.equal(masks(adapted.model), masks(base))
+    torch.testing.assert_close(
+        masks(fw.load_segmenter(tiny_mask2former(), folder)), masks(adapted.model), rtol=1e-4, atol=1e-5
+    )
+    assert float((masks(adapted.model) - masks(base)).abs().max()) > 1e-4
     stored = load_file(folder / "adapter_model.safetensors")
     assert sum(each.numel() for each in stored.values()) == adapted.tuned.trained < 0.1 * adapted.tuned.base
     trained = {id(each): each.numel() for each in adapted.model.parameters() if each.requires_grad}
@@ -64,7 +66,7 @@ def test_lora_merges_and_adapters_do_not(base: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(masks(adapted.merged()), masks(adapted.model), rtol=1e-4, atol=1e-5)
     assert type(adapted.merged()) is type(base)
     stock = peft.PeftModel.from_pretrained(tiny_mask2former(), str(tmp_path / "lora")).eval()
-    torch.testing.assert_close(masks(stock), masks(adapted.model))
+    torch.testing.assert_close(masks(stock), masks(adapted.model), rtol=1e-4, atol=1e-5)
     with pytest.raises(AdapterError, match="cannot be merged"):
         fw.adapt_segmenter(base, SCENES, method="adapters", steps=0).merged()
 
