@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
     from featherweight.verbs.adapt import adapt as adapt
+    from featherweight.verbs.adapt_segmenter import adapt_segmenter as adapt_segmenter
+    from featherweight.verbs.adapt_segmenter import load_segmenter as load_segmenter
     from featherweight.verbs.adapter_export import adapter_export as adapter_export
     from featherweight.verbs.adapter_inspect import adapter_inspect as adapter_inspect
+    from featherweight.verbs.adapter_place import adapter_place as adapter_place
     from featherweight.verbs.adapter_shrink import adapter_shrink as adapter_shrink
     from featherweight.verbs.apply import apply as apply
     from featherweight.verbs.audit_component import audit_component as audit_component
@@ -35,18 +38,19 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt",
-    "adapter_export": "verbs.adapter_export", "adapter_inspect": "verbs.adapter_inspect",
-    "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply",
-    "audit_component": "verbs.audit_component", "compare_optimizers": "verbs.compare_optimizers",
-    "distill_component": "verbs.distill_component", "fit": "verbs.fit",
-    "graft": "verbs.graft", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
-    "technique": "core.technique", "verify": "verbs.verify",
+    "adapt_segmenter": "verbs.adapt_segmenter", "adapter_export": "verbs.adapter_export",
+    "adapter_inspect": "verbs.adapter_inspect", "adapter_place": "verbs.adapter_place",
+    "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
+    "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
+    "fit": "verbs.fit", "graft": "verbs.graft", "load_segmenter": "verbs.adapt_segmenter",
+    "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "technique": "core.technique",
+    "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "adapt", "adapter_export", "adapter_inspect", "adapter_shrink", "apply",
-    "audit_component", "compare_optimizers", "distill_component", "fit", "graft", "open_model",
-    "plan", "report", "technique", "verify",
+    "Budget", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export", "adapter_inspect", "adapter_place",
+    "adapter_shrink", "apply", "audit_component", "compare_optimizers", "distill_component", "fit", "graft",
+    "load_segmenter", "open_model", "plan", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
