@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from featherweight.testing.tiny import tiny_model, write_json
-from tests.lora_folders import lora_folder
+from lora_folders import lora_folder
 
 Refused = Callable[..., str]
 

@@ -16,7 +16,7 @@ from featherweight.core.errors import AdapterError, OutputError
 from featherweight.verbs.adapter_export import adapter_export
 from featherweight.verbs.adapter_inspect import adapter_inspect
 from featherweight.verbs.adapter_shrink import adapter_shrink
-from tests.lora_folders import logits, lora_folder
+from lora_folders import logits, lora_folder
 
 Command = Callable[..., Any]
 
