@@ -190,7 +190,7 @@ class TestRefused:
             placement(model, samples(masked=12))
 
     def test_unknown_candidate(self, model: Any) -> None:
-        with pytest.raises(RecipeError, match="is no linear layer .* did you mean"):
+        with pytest.raises(RecipeError, match=r"is no linear layer .* did you mean"):
             placement(model, samples(), candidates=["model.layers.0.mlp.downproj"])
         with pytest.raises(RecipeError, match="is no linear layer"):
             placement(model, samples(), candidates=["lm_head"])
