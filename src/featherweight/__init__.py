@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from featherweight.core.recipe import Recipe as Recipe
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
+    from featherweight.verbs.adapt import adapt as adapt
     from featherweight.verbs.adapter_export import adapter_export as adapter_export
     from featherweight.verbs.adapter_inspect import adapter_inspect as adapter_inspect
     from featherweight.verbs.adapter_shrink import adapter_shrink as adapter_shrink
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
-    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare",
+    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt",
     "adapter_export": "verbs.adapter_export", "adapter_inspect": "verbs.adapter_inspect",
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply",
     "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit",
@@ -41,7 +42,7 @@ _WHERE = {
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "adapter_export", "adapter_inspect", "adapter_shrink", "apply",
+    "Budget", "Recipe", "Settings", "adapt", "adapter_export", "adapter_inspect", "adapter_shrink", "apply",
     "audit_component", "distill_component", "fit", "graft", "open_model",
     "plan", "report", "technique", "verify",
 ]  # fmt: skip

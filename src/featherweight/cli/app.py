@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from featherweight.cli import (
+    adapt,
     adapter,
     apply,
     audit_component,
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command("fit")(fit.fit)
 app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
+app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)

@@ -24,15 +24,28 @@ def next_token_loss(module: Any, batch: Batch) -> tuple[torch.Tensor, int]:
         module: a transformers causal language model, or PEFT's wrapper of one.
         batch: rows of tokens on the module's device.
     """
+    logits, kept, states = _logits(module, batch)
+    if not len(logits):
+        return 0.0 * states.sum(), 0
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets[kept], reduction="sum"), len(logits)
+
+
+def next_token_losses(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of every prediction that counts, and which these are.
+
+    Returns:
+        float32 [predictions], and bool [rows, length - 1].
+    """
+    logits, kept, _ = _logits(module, batch)
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets[kept], reduction="none"), kept
+
+
+def _logits(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of the predictions that count, which these are, and the final hidden states."""
     causal = causal_of(module)
     states = causal.model(**batch.inputs()).last_hidden_state[:, :-1]
-    targets = batch.targets
-    kept = targets != IGNORED
-    count = int(kept.sum())
-    if not count:
-        return 0.0 * states.sum(), 0
-    logits = softcapped(causal.get_output_embeddings()(states[kept]), causal)
-    return torch.nn.functional.cross_entropy(logits.float(), targets[kept], reduction="sum"), count
+    kept = batch.targets != IGNORED
+    return softcapped(causal.get_output_embeddings()(states[kept]), causal), kept, states
 
 
 def causal_of(module: Any) -> Any:

@@ -25,7 +25,7 @@ def test_folded_computes_what_the_adapter_did(tmp_path, model_type: str, changes
     model, run = open_folder(folder), tiny_run(folder)
     lora = Lora(steps=3, batch=2, rank=4, learning_rate=1e-2, **changes)
     adapted = lora.attach(model, run)
-    lora.train(adapted, model, run)
+    lora.train(adapted, lora.rows(model, run), run)
     ids = run.calibration.ids[:2]
     with torch.no_grad():
         on = adapted(input_ids=ids).logits
