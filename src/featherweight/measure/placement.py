@@ -150,8 +150,9 @@ def _require_trainable(batch: Batch) -> None:
 
 
 def _row(batch: Batch, row: int) -> Batch:
+    """One row without its padding."""
     parts = (batch.ids, batch.labels, batch.positions, batch.segments)
-    return Batch(*(each[row : row + 1] for each in parts))
+    return Batch(*(each[row : row + 1, batch.segments[row] >= 0] for each in parts))
 
 
 def _variance(start: Start, rank: int, inputs: int) -> float:
