@@ -13,8 +13,8 @@ from featherweight.cli.tables import new_table, percent
 from featherweight.core.budget import format_bytes
 
 if TYPE_CHECKING:
-    from featherweight.verbs.adapter_export import Exported
     from featherweight.measure.placement import Placement
+    from featherweight.verbs.adapter_export import Exported
     from featherweight.verbs.adapter_inspect import Inspected
     from featherweight.verbs.adapter_place import Placed
     from featherweight.verbs.adapter_shrink import Shrunk
