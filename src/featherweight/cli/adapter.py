@@ -10,9 +10,11 @@ import typer
 from featherweight.cli import options
 
 app = typer.Typer(
-    help="Shrinks, exports and inspects trained adapters, and finds a place for a new one.", no_args_is_help=True, rich_markup_mode=None,
+    help="Shrinks, exports and inspects trained adapters, and finds a place for a new one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-)  # fmt: skip
+)
 
 Folder = Annotated[Path, typer.Argument(help="a PEFT folder of LoRA or MatryoshkaLoRA, from here or elsewhere")]
 Base = Annotated[str | None, typer.Option(help="the model that it belongs to; by default the one that it names")]

@@ -30,6 +30,7 @@ from featherweight.train.held_out import example_losses, mean_loss
 from featherweight.train.processes import Processes
 from featherweight.train.trainer import Hooks, Kept
 from featherweight.verbs.adapter_output import Task, Trained, measure, publish
+from featherweight.verbs.adapter_place import placed
 from featherweight.verbs.prepare import check_device, open_parent
 
 STATE = "training.pt"
@@ -51,6 +52,7 @@ def adapt(
     *,
     method: str = "lora",
     fields: Mapping[str, Any] | None = None,
+    place: str | None = None,
     held_out: float = 0.1,
     seed: int = 0,
     device: str = "cpu",
@@ -67,6 +69,7 @@ def adapt(
         out: the folder of the run and of the adapter.
         method: a technique that trains adapters: lora, matryoshka-lora, ...
         fields: of that technique.
+        place: "auto" probes the linears first and adapts one, the best (`verbs.adapter_place`); None = `fields` decide.
         held_out: share of the samples that the result is judged on.
         seed: of every random choice.
         device: "cpu" or "cuda".
@@ -86,6 +89,7 @@ def adapt(
     samples = split_samples(read_samples(data), _share(held_out), seed)
     base = open_parent(model, cache, trust)
     run = Run(seed=seed, device=device, parent=base, progress=progress or Progress())
+    technique, placement = placed(technique, place, base, samples[0], run)
     task = Task(str(model), base, technique, *(technique.packed(each, base, run) for each in samples), run)
     adapted = technique.attach(base, run)  # refuses, before anything is written, what the model cannot have
     inputs = {**task.inputs(), "held_out": held_out, "versions": versions()}
@@ -96,6 +100,8 @@ def adapt(
         return AdaptResult(workspace.folder, {})
     measured = measure(task, adapted, before)
     facts = publish(task, adapted, trained, measured, inputs, workspace)
+    if placement:
+        facts["placement"] = placement
     facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
     workspace.write(workspace.result, json.dumps(facts, indent=1))
     return AdaptResult(workspace.folder, facts)

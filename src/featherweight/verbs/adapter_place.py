@@ -24,10 +24,12 @@ from featherweight.core.run import Run
 from featherweight.core.samples import Sample, read_samples
 from featherweight.core.whole import whole_file
 from featherweight.measure.placement import Placement, Score, Start, placement
-from featherweight.report.adapter_charts import ranks_heatmap
+from featherweight.report.adapter_charts import placement_heatmap
 from featherweight.report.figures_page import Figure, write_page
+from featherweight.train.adapter_technique import AdapterTechnique
 from featherweight.verbs.prepare import check_device, open_parent
 
+TITLE = "Share of the energy of the adapter's first gradient"
 SAMPLES = 32
 FASTER = 10  # a single module was seen to need ten to twenty times the learning rate of all linears together
 SCORES, STARTS = ("expected", "projected", "fisher"), ("gaussian", "kaiming")
@@ -136,6 +138,36 @@ def plan_placement(
     )  # fmt: skip
 
 
+def placed(
+    technique: AdapterTechnique, place: str | None, base: Model, given: Sequence[Sample], run: Run
+) -> tuple[AdapterTechnique, dict[str, Any] | None]:
+    """A technique whose one target is the module that the probe puts first, and what the probe found.
+
+    Args:
+        technique: what is to be trained.
+        place: "auto", or None: then the technique stays as it is.
+        base: the model.
+        given: samples to train on.
+        run: seed, device, progress.
+
+    Raises:
+        RecipeError: another word than "auto", or targets beside it.
+    """
+    if place is None:
+        return technique, None
+    if place != "auto":
+        raise RecipeError(f"place {place!r}", "is unknown", "use auto, or name modules with targets")
+    if technique.targets:
+        raise RecipeError("place 'auto'", "is given together with targets", "leave one of them out")
+    rank, alpha = getattr(technique, "rank", 16), getattr(technique, "alpha", None)
+    found = plan_placement(base, given, run, length=technique.length, rank=rank, alpha=alpha)
+    run.progress.say(
+        f"one adapter, on {found.best}, with {found.share(found.best):.1%} of the first gradient's energy; a single "
+        f"module usually needs a larger learning rate: try {FASTER * type(technique).model_fields['learning_rate'].default:g}"
+    )
+    return technique.model_copy(update={"targets": (found.best,)}), facts(found)
+
+
 def facts(found: Placement) -> dict[str, Any]:
     """The placement for a receipt."""
     return {
@@ -158,6 +190,4 @@ def sentences(found: Placement) -> list[str]:
 
 def figures(found: Placement) -> list[Figure]:
     """The picture of a placement."""
-    shares = {module: found.share(module) for module in found.scores}
-    notes = {module: f"{share:.2%}" for module, share in shares.items()}
-    return [Figure("Share of the initial adapter gradient's energy", ranks_heatmap(shares, notes, "share"))]
+    return [Figure(TITLE, placement_heatmap(facts(found)["shares"]))]
