@@ -161,9 +161,10 @@ def placed(
         raise RecipeError("place 'auto'", "is given together with targets", "leave one of them out")
     rank, alpha = getattr(technique, "rank", 16), getattr(technique, "alpha", None)
     found = plan_placement(base, given, run, length=technique.length, rank=rank, alpha=alpha)
+    rate = FASTER * type(technique).model_fields["learning_rate"].default
     run.progress.say(
         f"one adapter, on {found.best}, with {found.share(found.best):.1%} of the first gradient's energy; a single "
-        f"module usually needs a larger learning rate: try {FASTER * type(technique).model_fields['learning_rate'].default:g}"
+        f"module usually needs a larger learning rate: try {rate:g}"
     )
     return technique.model_copy(update={"targets": (found.best,)}), facts(found)
 
