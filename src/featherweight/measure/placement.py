@@ -176,7 +176,8 @@ def _factor(score: Score, start: Start, rank: int, alpha: float, inputs: int) ->
 
 def _sample_loss(model: Any, batch: Batch) -> torch.Tensor:
     logits = model(**batch.inputs()).logits[:, :-1].float()
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+    return loss
 
 
 @contextmanager
@@ -187,12 +188,18 @@ def _frozen(model: Any) -> Iterator[None]:
     with ExitStack() as opened:
         opened.enter_context(torch.random.fork_rng(enabled=True))
         opened.enter_context(torch.enable_grad())
-        opened.callback(lambda: [setattr(each, "training", was) for each, was in training.items()])
-        opened.callback(lambda: [each.requires_grad_(was) for each, was in trained.items()])
+        opened.callback(_restore, training, trained)
         model.eval().requires_grad_(False)
         hook = model.get_input_embeddings().register_forward_hook(lambda *given: given[2].requires_grad_(True))
         opened.callback(hook.remove)
         yield
+
+
+def _restore(training: Mapping[Any, bool], trained: Mapping[Any, bool]) -> None:
+    for module, was in training.items():
+        module.training = was
+    for parameter, required in trained.items():
+        parameter.requires_grad_(required)
 
 
 class _Probe:
