@@ -80,19 +80,23 @@ class RankCurve:
         return aurac(self.ranks, [-loss for loss in self.losses])
 
 
-def rank_curve(adapted: Any, batches: Sequence[Batch], ranks: Sequence[int] | None = None) -> RankCurve:
+def rank_curve(
+    adapted: Any, batches: Sequence[Batch], ranks: Sequence[int] | None = None, cut: bool | None = None
+) -> RankCurve:
     """The loss of an adapted model at each rank; the model is in evaluation mode meanwhile.
 
     Args:
         adapted: PEFT's wrapper of a causal language model with one active LoRA, nested or not.
         batches: held-out rows, on the model's device.
         ranks: increasing; None = powers of two up to the adapter's.
+        cut: whether to measure best approximations instead of what the adapter serves; None = where it serves one rank.
     """
     chosen = tuple(ranks) if ranks else powers_of_two(highest_rank(adapted))
+    truncates = not hasattr(adapted, "at_rank") if cut is None else cut
     training = adapted.training
     adapted.eval()
     try:
-        losses = tuple(_at(adapted, rank, batches) for rank in chosen)
+        losses = tuple(_at(adapted, rank, batches, truncates) for rank in chosen)
         with adapted.disable_adapter():
             return RankCurve(chosen, losses, held_out_loss(adapted, batches))
     finally:
@@ -102,11 +106,11 @@ def rank_curve(adapted: Any, batches: Sequence[Batch], ranks: Sequence[int] | No
 def highest_rank(adapted: Any) -> int:
     """Of the active adapter, over all layers."""
     config = adapted.peft_config[adapted.active_adapter]
-    return max([config.r, *config.rank_pattern.values()])
+    return max(int(rank) for rank in [config.r, *(config.rank_pattern or {}).values()])
 
 
-def _at(adapted: Any, rank: int, batches: Sequence[Batch]) -> float:
-    with adapted.at_rank(rank) if hasattr(adapted, "at_rank") else truncated(adapted, rank):
+def _at(adapted: Any, rank: int, batches: Sequence[Batch], cut: bool) -> float:
+    with truncated(adapted, rank) if cut else adapted.at_rank(rank):
         return held_out_loss(adapted, batches)
 
 

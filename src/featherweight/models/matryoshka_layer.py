@@ -17,14 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from peft.tuners.lora.layer import LoraVariant
 
 from featherweight.core.errors import AdapterError
 from featherweight.core.nested import component_weights, ranks_within, scale
 
 if TYPE_CHECKING:
-    from peft.tuners.lora.layer import LoraLayer
-
     from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
 
 Rank = int | tuple[int, ...] | Literal["trained"] | None
@@ -44,8 +41,10 @@ class Served:
     learns_from: int = 0
 
 
-class NestedRanks(LoraVariant):
+class NestedRanks:
     """The function of one adapter in one layer; plain numbers, nothing of it is in a state dict.
+
+    PEFT calls the methods of its `LoraVariant`, with the layer as `module`; being of that class would make them static.
 
     Args:
         config: of the adapter.
@@ -59,7 +58,7 @@ class NestedRanks(LoraVariant):
         self.served = Served()
         self.repeats = 1  # times that a search gives every row of a batch
 
-    def init(self, module: LoraLayer, adapter_name: str, **rest: Any) -> None:
+    def init(self, module: Any, adapter_name: str, **rest: Any) -> None:
         """Nothing: what there is to set up is set up when the variant is attached."""
 
     def supports_lora_conversion(self) -> bool:
@@ -76,7 +75,7 @@ class NestedRanks(LoraVariant):
         return [scale(rank, self.config.scaling)] * rank if rank else []
 
     def forward(
-        self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **rest: Any
+        self, module: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **rest: Any
     ) -> torch.Tensor:
         """The layer's output: `result`, the base layer's, and what the adapter adds."""
         served = "trained" if self.served.rank is None and module.training else self.served.rank
@@ -108,11 +107,11 @@ class NestedRanks(LoraVariant):
         frozen, trained = factor.split([first, factor.shape[dim] - first], dim)
         return torch.cat([frozen.detach(), trained], dim) if first else factor
 
-    def _gain(self, module: LoraLayer, adapter: str) -> float:
+    def _gain(self, module: Any, adapter: str) -> float:
         """What PEFT's `scale_layer` and its like have made of the scale; 1 where nobody touched it."""
-        return module.scaling[adapter] / scale(self.rank, self.config.scaling)
+        return float(module.scaling[adapter] / scale(self.rank, self.config.scaling))
 
-    def delta(self, module: LoraLayer, adapter: str) -> torch.Tensor:
+    def delta(self, module: Any, adapter: str) -> torch.Tensor:
         """What the served rank adds to the weight, in the weight's own layout."""
         served = self.served.rank
         if isinstance(served, tuple):
@@ -122,18 +121,18 @@ class NestedRanks(LoraVariant):
         a, b = (a.float(), b.float()) if half else (a, b)
         weights = torch.tensor(self.weights(served), device=a.device, dtype=a.dtype) * self._gain(module, adapter)
         rank = len(weights)
-        product = (b[:, :rank] * weights) @ a[:rank]
+        product: torch.Tensor = (b[:, :rank] * weights) @ a[:rank]
         return product.T if getattr(module, "fan_in_fan_out", False) else product
 
-    def merge_safe(self, module: LoraLayer, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:
+    def merge_safe(self, module: Any, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:
         """The weight with the adapter in it."""
         return orig_weight + self.delta(module, active_adapter).to(orig_weight.dtype)
 
-    def merge_unsafe(self, module: LoraLayer, active_adapter: str, orig_weight: torch.Tensor) -> None:
+    def merge_unsafe(self, module: Any, active_adapter: str, orig_weight: torch.Tensor) -> None:
         """Adds the adapter to the weight in place."""
         orig_weight.data += self.delta(module, active_adapter).to(orig_weight.dtype)
 
-    def unmerge(self, module: LoraLayer, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:
+    def unmerge(self, module: Any, active_adapter: str, orig_weight: torch.Tensor) -> torch.Tensor:
         """The weight without the adapter."""
         return orig_weight.data - self.delta(module, active_adapter).to(orig_weight.dtype)
 

@@ -28,7 +28,7 @@ from peft import LoraConfig, LoraModel, PeftType
 from peft.tuners.lora.layer import Linear, LoraLayer
 
 from featherweight.core.errors import AdapterError, RecipeError
-from featherweight.core.nested import SCALINGS, check_ranks, powers_of_two, scale
+from featherweight.core.nested import SCALINGS, Scaling, check_ranks, powers_of_two, scale
 from featherweight.models.matryoshka_layer import NestedRanks, Rank, Served, checked_rank
 from featherweight.models.peft_method import register
 
@@ -58,7 +58,7 @@ class MatryoshkaLoraConfig(LoraConfig):
     """
 
     ranks: list[int] | None = field(default=None, metadata={"help": "Ranks that are trained; none = powers of two."})
-    scaling: str = field(default="none", metadata={"help": "Scale of rank r: 'none' 1, 'rank' 1/r, 'sqrt' 1/sqrt(r)."})
+    scaling: Scaling = field(default="none", metadata={"help": "none: 1, rank: 1/r, sqrt: 1/sqrt(r)."})
     objective: str = field(default="sum_of_losses", metadata={"help": "sum_of_outputs, sum_of_losses or sampled."})
     serve: str = field(default="drop_weight", metadata={"help": "drop_weight or keep_weight."})
     divide_by_ranks: bool = field(default=False, metadata={"help": "Divide the weights P by the number of ranks."})
@@ -67,12 +67,12 @@ class MatryoshkaLoraConfig(LoraConfig):
     lora_alpha: float | None = field(default=None, metadata={"help": "Follows from r and the scaling."})  # type: ignore
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = PeftType[NAME.upper()]
         self._require_known()
         self.ranks = list(check_ranks(self.ranks, self.r)) if self.ranks is not None else None
         self.lora_alpha = self._derived("lora_alpha", self.lora_alpha, self._alpha(self.r))
-        alphas = {name: self._alpha(rank) for name, rank in self.rank_pattern.items()}
+        alphas = {name: self._alpha(rank) for name, rank in (self.rank_pattern or {}).items()}
         self.alpha_pattern = self._derived("alpha_pattern", self.alpha_pattern or None, alphas)
 
     @property
@@ -83,10 +83,10 @@ class MatryoshkaLoraConfig(LoraConfig):
     @property
     def highest_rank(self) -> int:
         """Of all layers."""
-        return max([self.r, *self.rank_pattern.values()])
+        return max(int(rank) for rank in [self.r, *(self.rank_pattern or {}).values()])
 
     def _alpha(self, rank: int) -> float:
-        return scale(rank, self.scaling) * rank  # type: ignore[arg-type]
+        return scale(rank, self.scaling) * rank
 
     def _derived(self, name: str, given: Any, value: Any) -> Any:
         same = given is None or (given == value if isinstance(value, dict) else math.isclose(given, value))
@@ -113,10 +113,10 @@ class MatryoshkaLoraConfig(LoraConfig):
 class MatryoshkaLoraModel(LoraModel):
     """PEFT's LoRA model with nested ranks in every layer."""
 
-    def _create_and_replace(
-        self, lora_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, *rest: Any, **more: Any
+    def _create_and_replace(  # type: ignore[override]  # PEFT's own classes name the first argument differently
+        self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, *rest: Any, **more: Any
     ) -> None:
-        super()._create_and_replace(lora_config, adapter_name, target, target_name, parent, *rest, **more)
+        super()._create_and_replace(peft_config, adapter_name, target, target_name, parent, *rest, **more)
         layer = getattr(parent, target_name)
         if not isinstance(layer, Linear) and type(layer).__name__ not in ("Linear8bitLt", "Linear4bit"):
             raise AdapterError(f"the layer {target_name}", f"is a {type(target).__name__}", "target linear layers")
@@ -126,8 +126,8 @@ class MatryoshkaLoraModel(LoraModel):
                 f"rank {rank} in the layer {target_name}", f"which has {layer.in_features} inputs and "
                 f"{layer.out_features} outputs", f"use a rank of at most {least}",
             )  # fmt: skip
-        layer.lora_variant[adapter_name] = NestedRanks(lora_config, rank)
-        if lora_config.init == "paper" and lora_config.init_lora_weights is True:
+        layer.lora_variant[adapter_name] = NestedRanks(peft_config, rank)
+        if peft_config.init == "paper" and peft_config.init_lora_weights is True:
             _paper_init(layer.lora_A[adapter_name].weight)
 
     def set_rank(self, rank: int | Sequence[int] | None, adapter: str | None = None) -> None:
@@ -172,7 +172,7 @@ class MatryoshkaLoraModel(LoraModel):
             variant.served = served
 
     def _variants(self, adapter: str) -> list[NestedRanks]:
-        layers = (module for module in self.modules() if isinstance(module, LoraLayer))
+        layers: list[Any] = [module for module in self.modules() if isinstance(module, LoraLayer)]
         found = [layer.lora_variant[adapter] for layer in layers if adapter in layer.lora_variant]
         if not found:
             raise AdapterError(f"adapter {adapter!r}", "is unknown", f"use one of {', '.join(self.peft_config)}")
@@ -188,11 +188,22 @@ class MatryoshkaLoraModel(LoraModel):
         with ExitStack() as opened:
             for adapter, rows in ranks.items():
                 opened.enter_context(self.at_rank(tuple(rows), adapter))
-            for variant in (each for adapter in self.peft_config for each in self._variants(adapter)):
-                opened.callback(setattr, variant, "repeats", variant.repeats)
-                variant.repeats = repeats
+            if repeats > 1:
+                opened.enter_context(self._repeated(repeats))
             opened.enter_context(super()._enable_peft_forward_hooks(*args, **{**kwargs, "adapter_names": names}))
             yield
+
+    @contextmanager
+    def _repeated(self, times: int) -> Iterator[None]:
+        """While it is open, a layer may get every row of a batch several times over, as a search with beams does."""
+        variants = [variant for adapter in self.peft_config for variant in self._variants(adapter)]
+        try:
+            for variant in variants:
+                variant.repeats = times
+            yield
+        finally:
+            for variant in variants:
+                variant.repeats = 1
 
     def _split(self, names: Sequence[str] | None) -> tuple[list[str] | None, dict[str, list[int]]]:
         """Names without ranks, and for every adapter that is named with one, the ranks of its own rows in turn."""
