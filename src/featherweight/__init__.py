@@ -43,9 +43,9 @@ _WHERE = {
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "adapt", "adapter_export", "adapter_inspect", "adapter_place", "adapter_shrink", "apply",
-    "audit_component", "distill_component", "fit", "graft", "open_model",
-    "plan", "report", "technique", "verify",
+    "Budget", "Recipe", "Settings", "adapt", "adapter_export", "adapter_inspect", "adapter_place", "adapter_shrink",
+    "apply", "audit_component", "distill_component", "fit", "graft", "open_model", "plan", "report", "technique",
+    "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

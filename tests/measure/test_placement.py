@@ -13,7 +13,7 @@ from featherweight.core.batch import IGNORED, Batch
 from featherweight.core.errors import DataError, RecipeError
 from featherweight.core.model import Model
 from featherweight.core.source import open_folder
-from featherweight.measure.placement import anchored, linears, placement
+from featherweight.measure.placement import anchored, drawn_start, linears, placement
 from featherweight.testing.tiny import tiny_model
 
 RANK, ALPHA = 4, 8.0
@@ -96,16 +96,29 @@ class TestAgainstAutograd:
 class TestScores:
     @pytest.mark.parametrize("start", ["gaussian", "kaiming"])
     def test_expected_is_the_mean_of_projected(self, model: Any, start: Any) -> None:
-        batch = one(samples(), 0)
+        """400 A at once: the squared norms of stacked matrices add up."""
+        batch, draws = one(samples(), 0), 400
         names = ["model.layers.0.mlp.down_proj", "model.layers.1.self_attn.v_proj"]
-        generator = torch.Generator().manual_seed(0)
         settings = {"start": start, "rank": RANK, "alpha": ALPHA, "candidates": names}
         expected = placement(model, batch, "expected", **settings).scores
-        mean = dict.fromkeys(names, 0.0)
-        for _ in range(400):
-            drawn = placement(model, batch, "projected", generator=generator, **settings).scores
-            mean = {name: mean[name] + drawn[name] / 400 for name in names}
-        assert mean == pytest.approx(expected, rel=0.1)
+        generator = torch.Generator().manual_seed(0)
+        sizes = {name: model.get_submodule(name).in_features for name in names}
+        stacked = {
+            name: torch.cat([drawn_start(size, RANK, start, generator) for _ in range(draws)])
+            for name, size in sizes.items()
+        }
+        found = placement(model, batch, "projected", factors=stacked, **settings).scores
+        assert {name: value / draws for name, value in found.items()} == pytest.approx(expected, rel=0.1)
+
+    @pytest.mark.parametrize("start", ["gaussian", "kaiming"])
+    def test_start_is_drawn_as_peft_draws_it(self, tiny: Path, start: Any) -> None:
+        name = "model.layers.0.mlp.down_proj"
+        config = peft.LoraConfig(r=64, target_modules=[name], init_lora_weights=start if start == "gaussian" else True)
+        adapted = peft.get_peft_model(open_folder(tiny).module(), config)
+        theirs = adapted.get_base_model().get_submodule(name).lora_A["default"].weight
+        ours = drawn_start(theirs.shape[1], 64, start, torch.Generator().manual_seed(0))
+        assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.05)
+        assert float(ours.abs().max()) == pytest.approx(float(theirs.abs().max()), rel=0.3)
 
     @pytest.mark.parametrize("score", ["projected", "expected"])
     def test_alpha_changes_no_ranking(self, model: Any, score: Any) -> None:

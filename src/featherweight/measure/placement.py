@@ -118,7 +118,7 @@ def placement(
     starts = dict(factors) if factors is not None else {}
     if score == "projected" and factors is None:
         chosen = generator or torch.Generator().manual_seed(0)
-        starts = {name: _drawn(_inputs(layer), rank, start, chosen) for name, layer in layers.items()}
+        starts = {name: drawn_start(_inputs(layer), rank, start, chosen) for name, layer in layers.items()}
     factor = {name: _factor(score, start, rank, alpha, _inputs(layer)) for name, layer in layers.items()}
     scores = dict.fromkeys(names, 0.0)
     with _frozen(model), _Probe(layers, starts if score == "projected" else {}) as probe:
@@ -159,7 +159,7 @@ def _variance(start: Start, rank: int, inputs: int) -> float:
     return 1 / rank**2 if start == "gaussian" else 1 / (3 * inputs)
 
 
-def _drawn(inputs: int, rank: int, start: Start, generator: torch.Generator) -> torch.Tensor:
+def drawn_start(inputs: int, rank: int, start: Start, generator: torch.Generator) -> torch.Tensor:
     """A as PEFT draws it, [rank, in]."""
     if start == "gaussian":
         return torch.randn(rank, inputs, generator=generator) / rank
