@@ -27,6 +27,9 @@ def adapt(
     stop_when_flat: Annotated[
         bool, typer.Option("--stop-when-flat", help="end when the updates left promise little")
     ] = False,
+    place: Annotated[
+        str | None, typer.Option(help="auto: probe all linears first, then train one adapter on the best")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="any other field of the method: batch=4, targets=[q_proj,v_proj]")
     ] = None,
@@ -47,20 +50,13 @@ def adapt(
     from featherweight.verbs.report import report
 
     named = {
-        "rank": rank,
-        "steps": steps,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "length": length,
-        "optimizer": optimizer,
-        "unfreeze": unfreeze,
-        "stop_when_flat": stop_when_flat or None,
-    }
+        "rank": rank, "steps": steps, "epochs": epochs, "learning_rate": learning_rate, "length": length,
+        "optimizer": optimizer, "unfreeze": unfreeze, "stop_when_flat": stop_when_flat or None,
+    }  # fmt: skip
     fields = {**{name: each for name, each in named.items() if each is not None}, **_fields(set_ or [])}
     result = run(
-        model, data, out, method=method, fields=fields, held_out=held_out,
-        other_rows=other_rows, seed=seed, device=device, resume=resume,
-        trust=trust, progress=progress(quiet),
+        model, data, out, method=method, fields=fields, place=place, held_out=held_out, other_rows=other_rows,
+        seed=seed, device=device, resume=resume, trust=trust, progress=progress(quiet),
     )  # fmt: skip
     if result.facts:
         print_adapt(result.facts, result.folder, report(result.folder))
