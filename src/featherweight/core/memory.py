@@ -27,6 +27,22 @@ def peak_memory() -> int:
         return int(psutil.Process().memory_info().rss)
 
 
+def resident_memory() -> int:
+    """Resident set of this process now, in bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def forget_peak() -> bool:
+    """Starts the count of `peak_memory` again from what is resident now; False where the system cannot (Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
 def give_back_memory() -> None:
     """Returns freed memory to the operating system.
 

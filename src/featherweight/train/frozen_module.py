@@ -17,9 +17,8 @@ from featherweight.core.formats import FLOATS, get
 from featherweight.core.memory import give_back_memory
 from featherweight.core.model import Model
 from featherweight.train.frozen import Frozen, FrozenEmbedding, FrozenLinear, kept, spilled
+from featherweight.train.memory import DENSE, DISK, STORED
 from featherweight.train.spill import Spill
-
-DENSE, STORED, DISK = "dense", "stored", "disk"
 
 
 def frozen_module(model: Model, base: str, spill: Spill | None = None) -> Any:
@@ -41,7 +40,8 @@ def frozen_module(model: Model, base: str, spill: Spill | None = None) -> Any:
     if base == DISK and spill is None:
         raise RecipeError("base 'disk'", "needs a temporary file", "give one")
     module = model.skeleton()
-    small = {name: _small(entry, spill if base == DISK else None) for name, entry in _replaced(module, model).items()}
+    names = _replaced(module, model)
+    small = {name: _small(model.entries[name], spill if base == DISK else None) for name in names}
     _put(module, model, small)
     give_back_memory()
     return module.eval().requires_grad_(False)
@@ -63,13 +63,15 @@ def _small(entry: Entry, spill: Spill | None) -> Frozen:
     return kept(entry) if spill is None else spilled(entry, spill)
 
 
-def _replaced(module: Any, model: Model) -> dict[str, Entry]:
-    """The matrices that take a small form, by parameter name."""
-    found = {}
-    for path, layer in module.named_modules():
-        if type(layer) in (nn.Linear, nn.Embedding) and f"{path}.weight" in model.entries:
-            found[f"{path}.weight"] = model.entries[f"{path}.weight"]
-    return found
+def matrices(model: Model) -> list[str]:
+    """Parameter names of the matrices that take a small form."""
+    return _replaced(model.skeleton(), model)
+
+
+def _replaced(module: Any, model: Model) -> list[str]:
+    layers = module.named_modules()
+    plain = [f"{path}.weight" for path, layer in layers if type(layer) in (nn.Linear, nn.Embedding)]
+    return [name for name in plain if name in model.entries]
 
 
 def _put(module: Any, model: Model, small: dict[str, Frozen]) -> None:
