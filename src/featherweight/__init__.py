@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from featherweight.core.recipe import Recipe as Recipe
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
+    from featherweight.verbs.adapt import adapt as adapt
+    from featherweight.verbs.adapter_export import adapter_export as adapter_export
+    from featherweight.verbs.adapter_inspect import adapter_inspect as adapter_inspect
+    from featherweight.verbs.adapter_shrink import adapter_shrink as adapter_shrink
     from featherweight.verbs.apply import apply as apply
     from featherweight.verbs.audit_component import audit_component as audit_component
     from featherweight.verbs.distill_component import distill_component as distill_component
@@ -29,14 +33,17 @@ if TYPE_CHECKING:
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
-    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "apply": "verbs.apply",
+    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt",
+    "adapter_export": "verbs.adapter_export", "adapter_inspect": "verbs.adapter_inspect",
+    "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply",
     "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit",
     "graft": "verbs.graft", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
     "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "apply", "audit_component", "distill_component", "fit", "graft", "open_model",
+    "Budget", "Recipe", "Settings", "adapt", "adapter_export", "adapter_inspect", "adapter_shrink", "apply",
+    "audit_component", "distill_component", "fit", "graft", "open_model",
     "plan", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from featherweight.cli import apply, audit_component, distill_component, fit, graft, list_, plan, report, show, verify
+from featherweight.cli import (
+    adapt,
+    adapter,
+    apply,
+    audit_component,
+    distill_component,
+    fit,
+    graft,
+    list_,
+    plan,
+    report,
+    show,
+    verify,
+)
 
 app = typer.Typer(
     name="featherweight",
@@ -18,11 +31,13 @@ app = typer.Typer(
 app.command("fit")(fit.fit)
 app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
+app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)
+app.add_typer(adapter.app, name="adapter")
 app.command("list")(list_.list_techniques)
 app.command("show")(show.show)
 

@@ -106,7 +106,7 @@ def read_entries(folder: Path, allow_pickle: bool = False) -> dict[str, Entry]:
         return _pickled(folder, allow_pickle)
     raw: dict[str, Entry] = {}
     for path in files:
-        raw.update(_file_entries(path))
+        raw.update(file_entries(path))
     described = folder / PARTS
     if not described.is_file():
         return raw
@@ -143,7 +143,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _file_entries(path: Path) -> dict[str, Entry]:
+def file_entries(path: Path) -> dict[str, Entry]:
+    """The tensors of one safetensors file, by name; nothing is read but the header."""
     header, start = _header(path)
     entries = {}
     for name, facts in header.items():

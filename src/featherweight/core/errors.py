@@ -28,6 +28,10 @@ class CheckpointError(FeatherweightError):
     """A folder or file that is not a readable model."""
 
 
+class AdapterError(FeatherweightError):
+    """An adapter that cannot be read or written, or that belongs to another model."""
+
+
 class UnsupportedArchitecture(FeatherweightError):
     """A model whose architecture has no entry in `architectures.toml`."""
 

@@ -81,6 +81,12 @@ class Ledger:
         self._receipts.append(receipt)
         return receipt
 
+    def append_once(self, content: Mapping[str, Any], volatile: Mapping[str, Any] | None = None) -> Receipt:
+        """The receipt with this content: the one that is there, or a new one. A resumed run writes none twice."""
+        plain = json.loads(json.dumps(content))
+        found = next((each for each in self._receipts if each.content == plain), None)
+        return found or self.append(content, volatile)
+
     def _cut_half_line(self) -> None:
         """Removes a last line without a newline: a killed run leaves one."""
         if not self.path.is_file():

@@ -75,27 +75,27 @@ def prompts(model: Model) -> torch.Tensor:
 def _check_gguf(model: Model, path: Path) -> Reload:
     tokens = prompts(model)
     ends = [tokens.shape[1] * (point + 1) // _POINTS for point in range(_POINTS)]
-    expected = _predictions(model, tokens, ends)
+    expected = predictions(model, tokens, ends)
     with serve(path, context=tokens.shape[1] + 8) as runtime:
         difference = first_difference(runtime, model.tokenizer)
         if difference is not None:
             raise _differs(path, f"llama.cpp splits {difference[:60]!r} into other tokens than the model's tokenizer")
-        divergences = _divergences(runtime, tokens, ends, expected)
-    mean = sum(divergences) / len(divergences)
+        found = divergences(runtime, tokens, ends, expected)
+    mean = sum(found) / len(found)
     rounded = any(entry.format not in FLOATS for entry in model.entries.values())
     allowed = DIVERGENCE if rounded else DIVERGENCE_OF_FLOATS
     if not mean <= allowed:
         raise _differs(path, f"llama.cpp's predictions are {mean:.3g} nats from the model's, {allowed} allowed")
-    return Reload(path, len(texts_for(model.tokenizer)), len(divergences), max(mean, 0.0))
+    return Reload(path, len(texts_for(model.tokenizer)), len(found), max(mean, 0.0))
 
 
-def _predictions(model: Model, tokens: torch.Tensor, ends: list[int]) -> torch.Tensor:
+def predictions(model: Model, tokens: torch.Tensor, ends: list[int]) -> torch.Tensor:
     """Log-probabilities of the token after each prefix, float32 [rows, ends, vocabulary]."""
     hidden = stream(model, tokens)[:, [end - 1 for end in ends]]
     return (hidden @ head_weight(model).T).log_softmax(-1)
 
 
-def _divergences(runtime: LlamaRuntime, tokens: torch.Tensor, ends: list[int], expected: torch.Tensor) -> list[float]:
+def divergences(runtime: LlamaRuntime, tokens: torch.Tensor, ends: list[int], expected: torch.Tensor) -> list[float]:
     """KL divergence of llama.cpp's predictions from the expected ones, after each prefix."""
     result = []
     for row, predictions in zip(tokens.tolist(), expected, strict=True):

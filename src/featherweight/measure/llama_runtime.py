@@ -122,13 +122,14 @@ class LlamaRuntime:
 
 
 @contextmanager
-def serve(path: Path, context: int = 512, threads: int = 2) -> Iterator[LlamaRuntime]:
+def serve(path: Path, context: int = 512, threads: int = 2, adapters: Sequence[Path] = ()) -> Iterator[LlamaRuntime]:
     """Loads a GGUF file and serves it until the block ends.
 
     Args:
         path: the file.
         context: tokens of context to make room for.
         threads: for the prompt and for decoding.
+        adapters: GGUF files of LoRA adapters, all of them active.
 
     Raises:
         CheckpointError: llama.cpp cannot load the file; its own reason is in the message.
@@ -141,7 +142,7 @@ def serve(path: Path, context: int = 512, threads: int = 2) -> Iterator[LlamaRun
     key = secrets.token_hex(16)
     with _captured_errors() as log:
         try:
-            server = xllamacpp.Server(_parameters(xllamacpp, path, context, threads, key))
+            server = xllamacpp.Server(_parameters(xllamacpp, path, context, threads, key, adapters))
         except RuntimeError as error:
             time.sleep(_LOG_DELAY)
             reason = load_error(log()) or str(error)
@@ -154,7 +155,7 @@ def serve(path: Path, context: int = 512, threads: int = 2) -> Iterator[LlamaRun
         del server
 
 
-def _parameters(xllamacpp: Any, path: Path, context: int, threads: int, key: str) -> Any:
+def _parameters(xllamacpp: Any, path: Path, context: int, threads: int, key: str, adapters: Sequence[Path]) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.n_ctx = context
@@ -167,6 +168,8 @@ def _parameters(xllamacpp: Any, path: Path, context: int, threads: int, key: str
     parameters.ui = False
     parameters.api_keys = [key]
     parameters.verbosity = ERRORS_ONLY
+    if adapters:
+        parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(each), 1.0) for each in adapters]
     return parameters
 
 

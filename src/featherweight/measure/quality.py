@@ -171,17 +171,17 @@ def summarize(scores: Scores, seed: int = 0) -> Quality:
     )
     per_row = scores.kl.shape[1]
     counts = weights * per_row
-    draws = _resampled(len(counts), seed, RESAMPLES)
+    draws = resampled(len(counts), seed, RESAMPLES)
     sampled = (draws @ columns.T) / (draws @ counts)[:, None]
     ratio = np.exp(sampled[:, 0] - sampled[:, 1])
     parent, child, kl, agreement = columns.sum(1) / counts.sum()
     return Quality(
         ratio=math.exp(parent - child),
-        ratio_interval=_interval(ratio),
+        ratio_interval=interval_of(ratio),
         kl=float(kl),
-        kl_interval=_interval(sampled[:, 2]),
+        kl_interval=interval_of(sampled[:, 2]),
         agreement=float(agreement),
-        agreement_interval=_interval(sampled[:, 3]),
+        agreement_interval=interval_of(sampled[:, 3]),
         parent_perplexity=math.exp(parent),
         child_perplexity=math.exp(child),
         tokens=int(scores.kl.size),
@@ -201,12 +201,12 @@ def by_domain(scores: Scores, seed: int = 0) -> dict[str, Quality]:
 def resampled_means(values: np.ndarray, tokens: TokenSet, seed: int = 0, size: int = RESAMPLES) -> np.ndarray:
     """Bootstrap means over documents of one value a row, float64 [size]."""
     groups, counts = _documents(tokens)
-    draws = _resampled(len(counts), seed, size)
+    draws = resampled(len(counts), seed, size)
     means: np.ndarray = (draws @ np.bincount(groups, weights=values)) / (draws @ counts)
     return means
 
 
-def _resampled(documents: int, seed: int, size: int) -> np.ndarray:
+def resampled(documents: int, seed: int, size: int) -> np.ndarray:
     """How often each document is drawn, [size, documents]."""
     return np.random.default_rng(seed).multinomial(documents, np.full(documents, 1 / documents), size=size)
 
@@ -221,6 +221,7 @@ def _totals(array: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.bincount(groups, weights=array.sum(1, dtype=np.float64))
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def interval_of(values: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of bootstrap values."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)

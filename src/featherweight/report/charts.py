@@ -10,7 +10,8 @@ ACCENT, GOOD, BAD, SOFT = "#0b6e99", "#2a8f5b", "#c2452d", "#9db4c0"
 _SCALE = ("#b5432e", "#dd7f4f", "#f0b67a", "#f6dfb0", "#cfe3d4", "#8fc3b3", "#4f9aa8", "#2a6f97", "#1d4e77")
 
 
-def _layout(height: int, **changes: Any) -> dict[str, Any]:
+def layout(height: int, **changes: Any) -> dict[str, Any]:
+    """What all charts have in common."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
     return {
         "height": height,
@@ -31,7 +32,7 @@ def frontier(facts: Mapping[str, Any]) -> Any:
     """File size against quality: the expected frontier, every trial, the chosen file, the limits."""
     import plotly.graph_objects as go
 
-    figure = go.Figure(layout=_layout(420))
+    figure = go.Figure(layout=layout(420))
     curve = facts["curve"]
     if curve:
         figure.add_scatter(
@@ -137,7 +138,7 @@ def domains(facts: Mapping[str, Any]) -> Any:
 
     chosen = facts["chosen"]
     rows = {**chosen["domains"], "all": chosen["quality"]}
-    figure = go.Figure(layout=_layout(max(180, 56 * len(rows) + 60), showlegend=False))
+    figure = go.Figure(layout=layout(max(180, 56 * len(rows) + 60), showlegend=False))
     ratios = [each["ratio"] for each in rows.values()]
     figure.add_bar(
         y=list(rows),
@@ -172,12 +173,12 @@ def precision(facts: Mapping[str, Any], bits: Mapping[str, float]) -> Any:
 
     table = facts["precision"]
     blocks = sorted((name for name in table if name != "-"), key=int)
-    parts = sorted({part for block in blocks for part in table[block]}, key=lambda part: (_place(part), part))
+    parts = sorted({part for block in blocks for part in table[block]}, key=lambda part: (place_of(part), part))
     kinds = sorted({kind for row in table.values() for kind in row.values()}, key=lambda kind: (bits[kind], kind))
     place = {kind: index for index, kind in enumerate(kinds)}
     colors = [_SCALE[round(index * (len(_SCALE) - 1) / max(1, len(kinds) - 1))] for index in range(len(kinds))]
     steps = [[(index + end) / len(kinds), color] for index, color in enumerate(colors) for end in (0, 1)]
-    figure = go.Figure(layout=_layout(44 * len(parts) + 110))
+    figure = go.Figure(layout=layout(44 * len(parts) + 110))
     figure.add_heatmap(
         x=[int(block) for block in blocks],
         y=parts,
@@ -200,7 +201,7 @@ def precision(facts: Mapping[str, Any], bits: Mapping[str, float]) -> Any:
     return figure
 
 
-def _place(part: str) -> int:
+def place_of(part: str) -> int:
     """Where a part stands in the order of computation."""
     known = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj")
     return known.index(part) if part in known else len(known)

@@ -51,6 +51,9 @@ def minimise(
     weight_decay: float = 0.0,
     clip: float | None = 1.0,
     accumulate: int = 1,
+    average: bool = True,
+    start: int = 0,
+    gathered: Callable[[int], None] | None = None,
     before_update: Callable[[int], None] | None = None,
     after_update: Callable[[int], None] | None = None,
     stop: Callable[[int, float], bool] | None = None,
@@ -68,23 +71,27 @@ def minimise(
         weight_decay: of AdamW.
         clip: greatest norm of the gradient over all parameters; None = any.
         accumulate: losses whose mean makes one update.
+        average: whether it is their mean; otherwise their sum.
+        start: the first step, where those before it were done earlier.
+        gathered: called when the gradients are there, before they are clipped, to add those of other processes.
         before_update: called when the gradients are there and clipped, to mask them.
         after_update: called when the parameters have moved, to put them back where they must be.
         stop: called with the step and its loss; True ends the training.
 
     Raises:
-        TrainingError: a loss is not a number; the parameters are those of the last good step.
+        TrainingError: a loss or a gradient is not a number; the parameters are those of the last good step.
     """
     trained = [each.requires_grad_(True) for each in parameters]
     chosen = optimizer or torch.optim.AdamW(trained, lr=schedule.learning_rate, weight_decay=weight_decay)
     losses: list[float] = []
-    with (progress or Progress()).track(label, schedule.steps) as advance, torch.enable_grad():
-        for step in range(schedule.steps):
+    with (progress or Progress()).track(label, schedule.steps - start) as advance, torch.enable_grad():
+        for step in range(start, schedule.steps):
             for group in chosen.param_groups:
                 group["lr"] = schedule.at(step) * group.get("factor", 1.0)
-            losses.append(_gradients(chosen, loss, step, accumulate, label))
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(trained, clip)
+            losses.append(_gradients(chosen, loss, step, accumulate, average, label))
+            if gathered:
+                gathered(step)
+            _clip(trained, clip, step, label)
             if before_update:
                 before_update(step)
             chosen.step()
@@ -99,12 +106,18 @@ def minimise(
 
 
 def _gradients(
-    optimizer: torch.optim.Optimizer, loss: Callable[[int], torch.Tensor], step: int, accumulate: int, label: str
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[int], torch.Tensor],
+    step: int,
+    accumulate: int,
+    average: bool,
+    label: str,
 ) -> float:
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for index in range(step * accumulate, (step + 1) * accumulate):
-        value = loss(index) / accumulate
+        value = loss(index)
+        value = value / accumulate if average else value
         if not bool(torch.isfinite(value)):
             raise TrainingError(
                 f"{label}, step {step}", f"the loss is {value.item()}",
@@ -113,6 +126,19 @@ def _gradients(
         value.backward()
         total += float(value.detach())
     return total
+
+
+def _clip(trained: Sequence[torch.Tensor], clip: float | None, step: int, label: str) -> None:
+    """Bounds the norm of the gradient, and refuses one that would make every parameter NaN."""
+    gradients = [each.grad for each in trained if each.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if not bool(torch.isfinite(norm)):
+        raise TrainingError(
+            f"{label}, step {step}", f"the gradient's norm is {norm.item()}",
+            "lower the learning rate, or look at that step's data",
+        )  # fmt: skip
+    if clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(trained, clip, norm)
 
 
 def shuffled(rows: int, batch: int, generator: torch.Generator) -> Callable[[int], Sequence[int]]:

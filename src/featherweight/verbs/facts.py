@@ -56,7 +56,7 @@ def gather_facts(
         "orders": [pair.to_dict() for pair in plan.orders],
         "data": rows.to_dict(),
         "receipts": {"count": len(receipts), "head": receipts[-1].digest if receipts else None},
-        "ledger": [_receipt(receipt) for receipt in receipts],
+        "ledger": [receipt_facts(receipt) for receipt in receipts],
         "environment": {**versions(), **surroundings()},
         "cost": {
             "seconds": round(seconds, 1),
@@ -74,7 +74,8 @@ def _curve(study: Study) -> Sequence[dict[str, Any]]:
     ]
 
 
-def _receipt(receipt: Any) -> dict[str, Any]:
+def receipt_facts(receipt: Any) -> dict[str, Any]:
+    """A receipt as the report shows it."""
     content = receipt.content
     return {
         "hash": receipt.digest,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ def finish(
     )
     content = {"step": "export", "file": path.name, **figures["hashed"]}
     content |= {"order": ordering.to_dict()} if ordering is not None else {}
-    _append_once(ledger, content, {"measured": measured.to_dict()})
+    ledger.append_once(content, {"measured": measured.to_dict()})
     kinds = {
         name: entry.format for name, entry in model.entries.items() if len(entry.shape) == 2 and entry.format != MASK
     }
@@ -98,22 +97,13 @@ def _receipts(study: Study, steps: list[Applied], ledger: Ledger) -> Model:
     for applied in steps:
         after = before if applied.model.fingerprint == model.fingerprint else _quality(study, applied.model)
         content = {**applied.content, "quality": {"before": before, "after": after}}
-        receipt = _append_once(ledger, content, applied.volatile)
-        model, before = applied.model.with_receipt(receipt), after
+        receipt = ledger.append_once(content, applied.volatile)
+        model, before = applied.model.with_receipt(receipt.digest), after
     return model
 
 
 def _quality(study: Study, model: Model) -> dict[str, Any]:
     return summarize(compare_once(study.parent, model, study.held_out, study.run)).to_dict()
-
-
-def _append_once(ledger: Ledger, content: Mapping[str, Any], volatile: Mapping[str, Any]) -> str:
-    """Appends a receipt unless the ledger has one with the same content: a resumed run writes none twice."""
-    plain = json.loads(json.dumps(content))
-    for receipt in ledger:
-        if receipt.content == plain:
-            return str(receipt.digest)
-    return ledger.append(content, volatile).digest
 
 
 def _export(study: Study, model: Model, recipe: Recipe, workspace: Workspace) -> Path:

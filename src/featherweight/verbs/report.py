@@ -15,11 +15,14 @@ def report(run: str | Path) -> Path:
     Raises:
         CheckpointError: the folder holds no finished run.
     """
-    from featherweight.report.page import render
+    from featherweight.report import adapter_page
+    from featherweight.report import page as run_page
 
     workspace = Workspace(Path(run))
     if not workspace.result.is_file():
-        raise CheckpointError(str(run), "holds no finished run", "give the folder that fit or apply wrote")
+        raise CheckpointError(str(run), "holds no finished run", "give the folder that fit, apply or adapt wrote")
+    facts = json.loads(workspace.result.read_text(encoding="utf-8"))
+    kind = adapter_page if facts.get("kind") == "adapter" else run_page
     page = workspace.folder / "report.html"
-    workspace.write(page, render(json.loads(workspace.result.read_text(encoding="utf-8"))))
+    workspace.write(page, kind.render(facts))
     return page

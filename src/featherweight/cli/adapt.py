@@ -1,0 +1,65 @@
+"""featherweight adapt: train an adapter on chats or text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featherweight.cli import options
+
+
+def adapt(
+    model: options.Model,
+    data: Annotated[Path, typer.Option(help="a .jsonl file of chats, prompts with completions or texts; or a .txt")],
+    out: Annotated[Path, typer.Option(help="folder of the run and of the adapter")],
+    method: Annotated[
+        str, typer.Option(help="a technique that trains adapters, as `featherweight list` shows")
+    ] = "lora",
+    rank: Annotated[int | None, typer.Option(help="of the adapter")] = None,
+    steps: Annotated[int | None, typer.Option(help="updates")] = None,
+    epochs: Annotated[float | None, typer.Option(help="passes over the data, instead of a number of updates")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="the highest one")] = None,
+    length: Annotated[int | None, typer.Option(help="tokens of a row")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="any other field of the method: batch=4, targets=[q_proj,v_proj]")
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="share of the samples that the adapter is judged on")] = 0.1,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    resume: options.Resume = False,
+    trust: options.Trust = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Trains an adapter on chats or text, and measures what it brings and what it costs."""
+    from featherweight.cli.adapt_table import print_adapt
+    from featherweight.cli.progress import progress
+    from featherweight.verbs.adapt import adapt as run
+    from featherweight.verbs.report import report
+
+    named = {"rank": rank, "steps": steps, "epochs": epochs, "learning_rate": learning_rate, "length": length}
+    fields = {**{name: each for name, each in named.items() if each is not None}, **_fields(set_ or [])}
+    result = run(
+        model, data, out, method=method, fields=fields, held_out=held_out, seed=seed, device=device, resume=resume,
+        trust=trust, progress=progress(quiet),
+    )  # fmt: skip
+    if result.facts:
+        print_adapt(result.facts, result.folder, report(result.folder))
+
+
+def _fields(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
+    from featherweight.core.errors import RecipeError
+
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        try:
+            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise RecipeError(f"--set {setting!r}", "is no FIELD=VALUE", "write for example --set batch=4")
+    return found

@@ -1,0 +1,165 @@
+"""What every technique that trains an adapter shares: the data, the pace of training, and the fold at the end.
+
+A subclass says which PEFT configuration it wants (`peft_config`), and may add to the loss of a step (`step_loss`).
+`apply` trains and folds the adapter into the weights: a technique turns a model into a model. The verb `adapt` trains
+in the same way and keeps the adapter beside the model.
+
+The loss is the next-token loss summed over trainable labels and divided by the number of those of the whole update,
+in however many parts the update goes through the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from featherweight.core.examples import encode
+from featherweight.core.lazy import torch
+from featherweight.core.model import Model
+from featherweight.core.packing import PackedRows
+from featherweight.core.run import Run
+from featherweight.core.samples import Sample, read_samples
+from featherweight.core.technique import Kind, Need, Technique
+from featherweight.train import adapters
+from featherweight.train.checkpoints import Course
+from featherweight.train.loop import Schedule
+from featherweight.train.trainer import Hooks, Kept, Pace, Trainer
+
+if TYPE_CHECKING:
+    import peft
+
+
+class AdapterTechnique(Technique):
+    """Base of the techniques that train an adapter."""
+
+    kind: ClassVar[Kind] = Kind.ADAPT
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+
+    data: str | None = Field(
+        None, description="a .jsonl file of chats, prompts with completions, or texts; none = the calibration text"
+    )
+    steps: int = Field(100, ge=0, description="updates; 0 changes nothing")
+    epochs: float | None = Field(None, gt=0, description="passes over the data, instead of a number of updates")
+    learning_rate: float = Field(2e-4, gt=0, description="the highest one")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises")
+    decay: Literal["cosine", "linear", "none"] = Field("cosine", description="how the rate falls to zero afterwards")
+    weight_decay: float = Field(0.0, ge=0, description="of the adapter's weights")
+    clip: float | None = Field(1.0, gt=0, description="greatest norm of an update's gradient; none = any")
+    batch: int = Field(8, ge=1, description="rows of tokens an update")
+    parts: int = Field(1, ge=1, description="parts in which an update's rows pass the model: less memory, same result")
+    length: int = Field(512, ge=8, description="tokens of a row; short examples share one, longer ones are cut")
+    targets: tuple[str, ...] = Field(
+        (), description="names, or ends of names, of the linears that are adapted; none = all linears of the blocks"
+    )
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the frozen weights; auto = bfloat16 on a GPU that has it. The adapter is float32"
+    )
+
+    @abstractmethod
+    def peft_config(self, model: Model) -> peft.PeftConfig:
+        """What PEFT is to put on this model.
+
+        Raises:
+            RecipeError: a field does not suit the model, such as a rank above a layer's size.
+        """
+
+    def step_loss(self, adapted: Any, loss: Callable[[], torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+        """The loss of one part of an update.
+
+        Args:
+            adapted: PEFT's wrapper of the module.
+            loss: runs the model and gives the loss; it may be called several times, or not at all.
+            generator: for what is drawn at random in this step.
+        """
+        return loss()
+
+    def target_names(self, model: Model) -> list[str]:
+        """What goes into PEFT's `target_modules`.
+
+        Raises:
+            RecipeError: a target matches nothing.
+        """
+        return adapters.target_names(model, self.targets)
+
+    def adapted_linears(self, model: Model) -> Sequence[str]:
+        """Full module names of the linears that are adapted."""
+        return adapters.adapted_linears(model, self.targets)
+
+    def attach(self, model: Model, run: Run) -> Any:
+        """The model's module with a new adapter, untrained, on the run's device."""
+        config = self.peft_config(model)
+        module = model.module(self._dtype(run.device)).to(run.device)
+        return adapters.attach(module, config, run.generator(f"{self.name}/init"))
+
+    def _dtype(self, device: str) -> torch.dtype:
+        has_it = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+        chosen = self.precision if self.precision != "auto" else "bfloat16" if has_it else "float32"
+        return torch.bfloat16 if chosen == "bfloat16" else torch.float32
+
+    def outside(self) -> dict[str, str]:
+        path = Path(self.data or "")
+        return {"data": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+
+    def apply(self, model: Model, run: Run) -> Model:
+        if self.steps == 0:
+            return model
+        rows = self.rows(model, run)
+        adapted = self.attach(model, run)
+        course = self.train(adapted, rows, run)
+        run.note("updates", course.steps)
+        run.note("losses", [round(course.losses[0], 4), round(course.losses[-1], 4)])
+        return adapters.fold(model, adapted, run)
+
+    def rows(self, model: Model, run: Run) -> PackedRows:
+        """What is trained on, packed into rows.
+
+        Raises:
+            DataError: the file does not do, or there is neither a file nor calibration text.
+        """
+        if self.data is None:
+            return PackedRows.of_tokens(run.tokens(self.name))
+        return self.packed(read_samples(self.data), model, run)
+
+    def packed(self, samples: Sequence[Sample], model: Model, run: Run) -> PackedRows:
+        """Samples as rows; says what was lost to their length."""
+        encoded = encode(samples, model.tokenizer, self.length)
+        if encoded.cut or encoded.left_out:
+            run.progress.say(
+                f"{encoded.cut} of {len(samples)} samples are cut to {self.length} tokens, {encoded.left_out} have"
+                " no token to train on and are left out"
+            )
+        return PackedRows(encoded.examples, self.length)
+
+    def pace(self, rows: PackedRows) -> Pace:
+        """How it is trained on these rows."""
+        steps = self.steps
+        if self.epochs is not None and steps:
+            steps = max(1, round(self.epochs * len(rows) / min(self.batch, len(rows))))
+        schedule = Schedule(steps, self.learning_rate, round(self.warmup * steps), self.decay)
+        return Pace(schedule, self.batch, self.parts, self.weight_decay, self.clip)
+
+    def train(
+        self, adapted: Any, rows: PackedRows, run: Run, hooks: Hooks | None = None, kept: Kept | None = None
+    ) -> Course:
+        """Trains the adapter in place.
+
+        Args:
+            adapted: PEFT's wrapper of the module.
+            rows: what it is trained on.
+            run: gives seed, device and progress.
+            hooks: what is other than usual; the loss of a step is always this technique's.
+            kept: where the state is kept.
+        """
+        hooks = replace(hooks or Hooks(), step_loss=self.step_loss)
+        return Trainer(adapted, rows, self.pace(rows), run, self.name, hooks).train(kept)
+
+    @classmethod
+    def neutral(cls) -> Self:
+        return cls(steps=0)

@@ -1,0 +1,59 @@
+"""The loss of a causal language model over the predictions that count, computing logits for those alone.
+
+Sum of the negative log-likelihoods, nats, and their number: who accumulates divides by the number of a whole update.
+Hidden states are computed at every position (they are context), the head only where a label is trained on; this is
+exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from featherweight.core.batch import IGNORED, Batch
+from featherweight.core.lazy import torch
+
+LossOf = Callable[[Any, Batch], "tuple[torch.Tensor, int]"]
+"""From a module and a batch to the sum of the losses of what counts, and how many these are."""
+
+
+def next_token_loss(module: Any, batch: Batch) -> tuple[torch.Tensor, int]:
+    """Sum of next-token losses over trainable labels, and their number; a batch without any gives zero.
+
+    Args:
+        module: a transformers causal language model, or PEFT's wrapper of one.
+        batch: rows of tokens on the module's device.
+    """
+    logits, kept, states = _logits(module, batch)
+    if not len(logits):
+        return 0.0 * states.sum(), 0
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets[kept], reduction="sum"), len(logits)
+
+
+def next_token_losses(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of every prediction that counts, and which these are.
+
+    Returns:
+        float32 [predictions], and bool [rows, length - 1].
+    """
+    logits, kept, _ = _logits(module, batch)
+    return torch.nn.functional.cross_entropy(logits.float(), batch.targets[kept], reduction="none"), kept
+
+
+def _logits(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of the predictions that count, which these are, and the final hidden states."""
+    causal = causal_of(module)
+    states = causal.model(**batch.inputs()).last_hidden_state[:, :-1]
+    kept = batch.targets != IGNORED
+    return softcapped(causal.get_output_embeddings()(states[kept]), causal), kept, states
+
+
+def causal_of(module: Any) -> Any:
+    """The transformers module inside PEFT's wrapper, or the module itself."""
+    return module.get_base_model() if hasattr(module, "get_base_model") else module
+
+
+def softcapped(logits: torch.Tensor, causal: Any) -> torch.Tensor:
+    """Logits as the model's own forward gives them: some architectures bound them."""
+    limit = getattr(causal.config, "final_logit_softcapping", None)
+    return logits if limit is None else limit * torch.tanh(logits / limit)

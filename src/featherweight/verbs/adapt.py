@@ -1,0 +1,134 @@
+"""adapt: trains an adapter on a person's data and keeps it beside the model, as a folder that stock PEFT loads.
+
+    import featherweight as fw
+    fw.adapt("smollm2-135m", "chats.jsonl", "runs/support", method="lora", fields={"rank": 32})
+
+A tenth of the samples is held out by its hash. What the adapter brings is measured there, what it costs on text that
+has nothing to do with the data: divergence from the base and agreement with it. A training that is killed goes on from
+its last kept state with `resume`, to the same adapter. Any technique that derives from `AdapterTechnique` will do.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featherweight.core.errors import RecipeError, nearest
+from featherweight.core.progress import Progress
+from featherweight.core.receipt import versions
+from featherweight.core.run import Run
+from featherweight.core.samples import read_samples, split_samples
+from featherweight.core.store import key_of
+from featherweight.core.technique import build, find, techniques
+from featherweight.core.workspace import Workspace, check_free, open_workspace
+from featherweight.train.adapter_technique import AdapterTechnique
+from featherweight.train.held_out import example_losses, mean_loss
+from featherweight.train.processes import Processes
+from featherweight.train.trainer import Hooks, Kept
+from featherweight.verbs.adapter_output import Task, Trained, measure, publish
+from featherweight.verbs.prepare import check_device, open_parent
+
+STATE = "training.pt"
+_LOOKS = 4  # at the held-out rows on the way
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """Where the adapter is, and what was measured of it, as written to `result.json`."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+
+
+def adapt(
+    model: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    method: str = "lora",
+    fields: Mapping[str, Any] | None = None,
+    held_out: float = 0.1,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = False,
+    trust: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> AdaptResult:
+    """Trains an adapter and measures it.
+
+    Args:
+        model: the base, which is not changed.
+        data: a .jsonl file of chats, prompts with completions or texts, or a text.
+        out: the folder of the run and of the adapter.
+        method: a technique that trains adapters: lora, matryoshka-lora, ...
+        fields: of that technique.
+        held_out: share of the samples that the result is judged on.
+        seed: of every random choice.
+        device: "cpu" or "cuda".
+        resume: go on with an interrupted run.
+        trust: allow pickled weights.
+        cache: where converted models are kept.
+        progress: shows what is going on.
+
+    Raises:
+        FeatherweightError: the model, the data or a field does not do; nothing was written.
+    """
+    started = time.perf_counter()
+    technique, processes = adapter_technique(method, {**(fields or {}), "data": str(data)}), Processes()
+    check_device(device)
+    if processes.index == 0:
+        check_free(Path(out), resume)
+    samples = split_samples(read_samples(data), _share(held_out), seed)
+    base = open_parent(model, cache, trust)
+    run = Run(seed=seed, device=device, parent=base, progress=progress or Progress())
+    task = Task(str(model), base, technique, *(technique.packed(each, base, run) for each in samples), run)
+    adapted = technique.attach(base, run)  # refuses, before anything is written, what the model cannot have
+    inputs = {**task.inputs(), "held_out": held_out, "versions": versions()}
+    workspace = open_workspace(Path(out), inputs, resume) if processes.index == 0 else Workspace(Path(out))
+    before = example_losses(adapted, task.held_out, device)
+    trained = _train(task, adapted, Kept(workspace.folder / STATE, resume=resume, facts={"run": key_of(inputs)}))
+    if processes.index:  # another process measures and writes
+        return AdaptResult(workspace.folder, {})
+    measured = measure(task, adapted, before)
+    facts = publish(task, adapted, trained, measured, inputs, workspace)
+    facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
+    workspace.write(workspace.result, json.dumps(facts, indent=1))
+    return AdaptResult(workspace.folder, facts)
+
+
+def _train(task: Task, adapted: Any, kept: Kept) -> Trained:
+    """Trains, with a few looks at the held-out rows on the way."""
+    started = time.perf_counter()
+    steps = task.technique.pace(task.rows).schedule.steps
+    hooks = Hooks(
+        watch=lambda: mean_loss(adapted, task.held_out, task.run.device),
+        watch_at=frozenset(round(steps * look / _LOOKS) for look in range(1, _LOOKS)),
+    )
+    course = task.technique.train(adapted, task.rows, task.run, hooks, kept)
+    return Trained(course, time.perf_counter() - started)
+
+
+def _share(held_out: float) -> float:
+    if not 0 < held_out < 1:
+        raise RecipeError(f"held_out {held_out:g}", "is no share", "give one between 0 and 1, such as 0.1")
+    return held_out
+
+
+def adapter_technique(method: str, fields: Mapping[str, Any]) -> AdapterTechnique:
+    """The technique called `method` with these fields.
+
+    Raises:
+        RecipeError: there is none of that name, or it trains no adapter.
+    """
+    usable = [name for name, cls in techniques().items() if issubclass(cls, AdapterTechnique)]
+    if method.replace("_", "-") not in usable:
+        hint = nearest(method, usable) or f"use {' or '.join(usable)}"
+        raise RecipeError(f"method {method!r}", "trains no adapter", hint)
+    found = build(find(method).name, dict(fields))
+    assert isinstance(found, AdapterTechnique)
+    return found

@@ -1,0 +1,204 @@
+"""What `adapt` leaves behind: the adapter as a PEFT folder that was loaded again, and what was measured of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featherweight.core.adapter_facts import AdapterFacts, write_facts
+from featherweight.core.adapter_folder import CONFIG
+from featherweight.core.data import TokenSet, default_documents, split_documents, tokenize
+from featherweight.core.errors import OutputError
+from featherweight.core.lazy import np, torch
+from featherweight.core.memory import peak_memory
+from featherweight.core.model import Model
+from featherweight.core.packing import PackedRows
+from featherweight.core.receipt import surroundings, versions
+from featherweight.core.run import Run
+from featherweight.core.workspace import Workspace
+from featherweight.measure.held_out import HeldOutLoss, compare_losses
+from featherweight.measure.quality import Quality, Scores, by_domain, score, summarize
+from featherweight.train.adapter_technique import AdapterTechnique
+from featherweight.train.checkpoints import Course
+from featherweight.train.held_out import example_losses, final_states
+from featherweight.train.next_token import causal_of
+from featherweight.verbs.facts import receipt_facts
+
+_RELOADED = 1e-5
+_AGAIN = "reloaded"
+_ROWS, _LENGTH = 24, 256
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and on what.
+
+    Attributes:
+        name: of the base, as the user wrote it.
+        rows: to train on.
+        held_out: to judge on.
+    """
+
+    name: str
+    base: Model
+    technique: AdapterTechnique
+    rows: PackedRows
+    held_out: PackedRows
+    run: Run
+
+    def inputs(self) -> dict[str, Any]:
+        """What the result depends on."""
+        fields = {name: each for name, each in self.technique.fields().items() if name != "data"}
+        return {
+            "model": self.base.fingerprint, "technique": self.technique.name, "fields": fields, "seed": self.run.seed,
+            "data": {"training": self.rows.digest, "held-out": self.held_out.digest},
+        }  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """Model, method and data, for people."""
+        return {
+            "model": {
+                "name": self.name, "fingerprint": self.base.fingerprint, "parameters": self.base.parameters,
+                "architecture": self.base.architecture.class_name, "blocks": self.base.architecture.blocks,
+            },
+            "method": self.technique.name,
+            "fields": self.technique.fields(),
+            "data": {
+                name: {
+                    "examples": len(each.examples), "rows": len(each), "tokens": each.tokens,
+                    "trainable": each.trainable(),
+                }
+                for name, each in (("training", self.rows), ("held-out", self.held_out))
+            },
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What happened in training, and how long it took."""
+
+    course: Course
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Loss on the held-out samples, and quality relative to the base on other text, by domain and of "all"."""
+
+    loss: HeldOutLoss
+    forgetting: Mapping[str, Quality]
+
+
+def save_adapter(adapted: Any, folder: Path, facts: AdapterFacts, probe: torch.Tensor) -> int:
+    """Writes the adapter into a run's folder, where stock PEFT finds it; its configuration comes last.
+
+    Args:
+        adapted: PEFT's wrapper of the module.
+        folder: of the run; it exists.
+        facts: what goes beside the adapter.
+        probe: a row of tokens, [1, tokens], on which the file must compute what the module does.
+
+    Returns:
+        Bytes of the adapter's weights.
+
+    Raises:
+        OutputError: the file cannot be written, or computes something else.
+    """
+    with tempfile.TemporaryDirectory(prefix=".adapter", dir=folder) as name:
+        draft = Path(name)
+        adapted.peft_config["default"].base_model_name_or_path = facts.base_name
+        adapted.save_pretrained(draft, save_embedding_layers=False)
+        write_facts(draft, facts)
+        _check_reload(adapted, draft, probe)
+        files = sorted(draft.iterdir(), key=lambda each: (each.name == CONFIG, each.name))
+        nbytes = sum(each.stat().st_size for each in files if each.suffix == ".safetensors")
+        for each in files:
+            each.chmod(0o644)
+            os.replace(each, folder / each.name)
+    return nbytes
+
+
+def _check_reload(adapted: Any, draft: Path, probe: torch.Tensor) -> None:
+    with torch.inference_mode():
+        trained = adapted(input_ids=probe).logits
+        adapted.load_adapter(str(draft), _AGAIN, is_trainable=False)
+        adapted.set_adapter(_AGAIN)
+        difference = float((adapted(input_ids=probe).logits - trained).abs().max())
+        adapted.set_adapter("default")
+        adapted.delete_adapter(_AGAIN)
+    if not difference <= _RELOADED * max(1.0, float(trained.abs().max())):
+        raise OutputError(
+            str(draft.parent), f"computes logits that differ by {difference:.3g} when loaded again",
+            "report this: no adapter was kept",
+        )  # fmt: skip
+
+
+def measure(task: Task, adapted: Any, before: np.ndarray) -> Measured:
+    """What the adapter brings on the held-out samples, and what it costs on text that they have nothing to do with.
+
+    Args:
+        task: the training.
+        adapted: the trained module.
+        before: losses of the held-out examples before training.
+    """
+    after = example_losses(adapted, task.held_out, task.run.device)
+    counts = np.array([each.trainable for each in task.held_out.examples])
+    loss = compare_losses(before, after, counts, task.run.seed)
+    scores = compare_with_base(adapted, forgetting_text(task.base, task.run.seed), task.run.device)
+    return Measured(loss, {**by_domain(scores, task.run.seed), "all": summarize(scores, task.run.seed)})
+
+
+def forgetting_text(model: Model, seed: int) -> TokenSet:
+    """Held-out rows of the default text: prose and code that every Python has."""
+    documents = split_documents(default_documents(), seed)["held-out"]
+    return tokenize(documents, model.tokenizer, _ROWS, _LENGTH, "the default text (held-out part)")
+
+
+def compare_with_base(adapted: Any, text: TokenSet, device: str) -> Scores:
+    """The adapted model against the same module with its adapter switched off, token by token."""
+    child = final_states(adapted, text.ids, device)
+    with adapted.disable_adapter():
+        parent = final_states(adapted, text.ids, device)
+    head = causal_of(adapted).get_output_embeddings().weight.detach().float()
+    return score(parent, child, head, head, text)
+
+
+def publish(
+    task: Task, adapted: Any, trained: Trained, measured: Measured, inputs: Mapping[str, Any], workspace: Workspace
+) -> dict[str, Any]:
+    """Receipt and adapter into the run's folder; returns the facts of the run."""
+    ledger = workspace.ledger()
+    content = {
+        "step": "adapt", **inputs, "before": task.base.fingerprint, "losses": trained.course.losses,
+        "held_out_loss": measured.loss.to_dict(), "quality": measured.forgetting["all"].to_dict(),
+    }  # fmt: skip
+    receipt = ledger.append_once(content, {"seconds": round(trained.seconds, 2), "peak_memory": peak_memory()})
+    line = {"hash": receipt.digest, "previous": receipt.previous, "content": dict(receipt.content)}
+    facts = AdapterFacts(task.base.fingerprint, task.name, task.technique.name, versions()["featherweight"], (line,))
+    probe = task.held_out.batch([0]).ids.to(task.run.device)
+    nbytes = save_adapter(adapted, workspace.folder, facts, probe)
+    return {
+        "kind": "adapter",
+        **task.facts(),
+        "adapter": {"parameters": _trained_parameters(adapted), "bytes": nbytes},
+        "losses": trained.course.losses,
+        "held_out": {**measured.loss.to_dict(), "curve": _curve(trained.course, measured.loss)},
+        "forgetting": {name: each.to_dict() for name, each in measured.forgetting.items()},
+        "ledger": [receipt_facts(each) for each in ledger],
+        "receipts": {"count": len(ledger), "head": receipt.digest},
+        "environment": {**versions(), **surroundings()},
+        "cost": {"training_seconds": round(trained.seconds, 2), "peak_memory": peak_memory()},
+    }
+
+
+def _trained_parameters(adapted: Any) -> int:
+    return sum(each.numel() for each in adapted.parameters() if each.requires_grad)
+
+
+def _curve(course: Course, loss: HeldOutLoss) -> list[list[float]]:
+    """Updates done and held-out loss, from before the first to after the last."""
+    return [[0, loss.before], *([step, each] for step, each in course.held_out.items()), [course.steps, loss.after]]
