@@ -6,7 +6,6 @@ import argparse
 import itertools
 import json
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ class AdapterJob:
         threads: of torch.
         checkpointing: PEFT's run: with gradient checkpointing.
         limit: our run: bytes, 0 = none.
+        seed: PEFT's run: of torch when the adapter is made, so that all start from the same one.
     """
 
     model: Path
@@ -35,6 +35,7 @@ class AdapterJob:
     threads: int
     checkpointing: bool
     limit: int
+    seed: int
 
     def read(self) -> dict[str, list[list[int]]]:
         """Rows of ids and labels."""
@@ -50,24 +51,28 @@ def arguments(description: str | None) -> AdapterJob:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
     return AdapterJob(**vars(parser.parse_args()))
 
 
-def report(name: str, losses: list[float], starts: list[float], more: dict[str, Any] | None = None) -> None:
+def report(
+    name: str, losses: list[float], starts: list[float], processor: list[float], more: dict[str, Any] | None = None
+) -> None:
     """Prints the JSON line.
 
     Args:
         name: of the peer.
         losses: of every step.
         starts: clock at the start of every step, and at the end of the last.
+        processor: processor seconds of this process at the same moments.
         more: what else there is to say.
     """
     figures = {
         "peer": name,
         "losses": losses,
         "step_seconds": [after - before for before, after in itertools.pairwise(starts)],
+        "step_cpu_seconds": [after - before for before, after in itertools.pairwise(processor)],
         "peak_bytes": peak_bytes(),
-        "cpu_seconds": time.process_time(),
         "load_average": os.getloadavg()[0],
         **(more or {}),
     }

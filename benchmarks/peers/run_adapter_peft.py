@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import torch
-from adapter_job import ALPHA, LEARNING_RATE, RANK, SEED, AdapterJob, arguments, report
+from adapter_job import ALPHA, LEARNING_RATE, RANK, AdapterJob, arguments, report
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -23,17 +23,18 @@ class Clock(TrainerCallback):
 
     def __init__(self) -> None:
         self.starts: list[float] = []
+        self.processor: list[float] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.starts.append(time.perf_counter())
+        self.processor.append(time.process_time())
 
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        self.starts.append(time.perf_counter())
+    on_train_end = on_step_begin
 
 
 def trainer(job: AdapterJob, folder: str, clock: Clock) -> Trainer:
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
-    torch.manual_seed(SEED)
+    torch.manual_seed(job.seed)
     model = get_peft_model(
         model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     )
@@ -54,7 +55,7 @@ def main() -> None:
         run = trainer(job, folder, clock)
         run.train()
     losses = [each["loss"] for each in run.state.log_history if "loss" in each]
-    report("peft-checkpointed" if job.checkpointing else "peft", losses, clock.starts)
+    report("peft-checkpointed" if job.checkpointing else "peft", losses, clock.starts, clock.processor)
 
 
 if __name__ == "__main__":

@@ -92,10 +92,16 @@ class AdapterTechnique(Technique):
         """Full module names of the linears that are adapted."""
         return adapters.adapted_linears(model, self.targets)
 
-    def attach(self, model: Model, run: Run) -> Any:
-        """The model's module with a new adapter, untrained, on the run's device."""
+    def attach(self, model: Model, run: Run, module: Any = None) -> Any:
+        """The model's module with a new adapter, untrained, on the run's device.
+
+        Args:
+            model: the base.
+            run: gives the device and the generator of the adapter's first values.
+            module: the model's module where it is not the usual one, such as one whose matrices are kept small.
+        """
         config = self.peft_config(model)
-        module = model.module(self._dtype(run.device)).to(run.device)
+        module = module or model.module(self._dtype(run.device)).to(run.device)
         return adapters.attach(module, config, run.generator(f"{self.name}/init"))
 
     def _dtype(self, device: str) -> torch.dtype:

@@ -21,6 +21,8 @@ from featherweight.core.errors import BudgetError
 from featherweight.core.model import Model
 
 DENSE, STORED, DISK = "dense", "stored", "disk"
+EXACT = (DENSE, STORED, DISK)
+"""Ways to keep the base that change nothing of it."""
 
 # Seconds of a step as a multiple of the step with a dense base and nothing computed again; measured by
 # benchmarks/adapter_training.py. They order the choices, they promise nothing.
