@@ -60,6 +60,19 @@ def test_levers_change_nothing_of_what_is_learned(
     assert list((tmp_path / "near").iterdir()) == []
 
 
+def test_the_subset_softmax_is_an_option_that_the_whole_vocabulary_switches_off(tmp_path: Path, data: Path) -> None:
+    model = open_folder(tiny_model(tmp_path))
+
+    def losses(neighbours: int | None) -> list[float]:
+        method = Lora(data=str(data), softmax_neighbours=neighbours, **FIELDS)  # type: ignore[arg-type]
+        adapted = method.attach(model, Run(seed=1))
+        return method.train(adapted, method.rows(model, Run()), Run(seed=1)).losses
+
+    exact = losses(None)
+    assert losses(512) == pytest.approx(exact, abs=1e-5)
+    assert losses(2)[0] < exact[0]
+
+
 def test_a_limit_is_planned_for_and_measured(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_model(tmp_path, num_hidden_layers=3, dtype="bfloat16")
     plain = adapt(base, data, tmp_path / "plain", fields=FIELDS)

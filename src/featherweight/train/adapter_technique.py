@@ -14,6 +14,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -57,7 +58,12 @@ class AdapterTechnique(Technique):
     targets: tuple[str, ...] = Field(
         (), description="names, or ends of names, of the linears that are adapted; none = all linears of the blocks"
     )
-
+    softmax_neighbours: int | None = Field(
+        None,
+        ge=1,
+        description="train with a softmax over the labels and so many tokens most like each: approximate, its losses "
+        "compare with no others; none = the full softmax, which evaluations always use",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen weights; auto = bfloat16 on a GPU that has it. The adapter is float32"
     )
@@ -164,6 +170,11 @@ class AdapterTechnique(Technique):
             kept: where the state is kept.
         """
         hooks = replace(hooks or Hooks(), step_loss=self.step_loss)
+        if self.softmax_neighbours is not None:
+            from featherweight.train.chunked_head import loss_of
+            from featherweight.train.subset_softmax import Subset
+
+            hooks = replace(hooks, loss_of=partial(loss_of, narrow=Subset(self.softmax_neighbours)))
         return Trainer(adapted, rows, self.pace(rows), run, self.name, hooks).train(kept)
 
     @classmethod

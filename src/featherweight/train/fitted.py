@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featherweight.core.memory import give_back_memory
+from featherweight.core.memory import give_back_memory, large_blocks_returned
 from featherweight.core.model import Model
 from featherweight.core.packing import PackedRows
 from featherweight.core.run import Run
@@ -35,6 +35,8 @@ def fitted(
     from featherweight.train.spill import Spill
 
     with ExitStack() as stack:
+        if levers != Levers():
+            stack.enter_context(large_blocks_returned())
         spill = stack.enter_context(Spill(folder)) if levers.offload or levers.base == DISK else None
         module = None if levers.base == DENSE else frozen_module(model, levers.base, spill)
         adapted = technique.attach(model, run, module)

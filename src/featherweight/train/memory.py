@@ -18,6 +18,7 @@ from typing import Any
 
 from featherweight.core.budget import format_bytes
 from featherweight.core.errors import BudgetError
+from featherweight.core.memory import large_blocks_returned
 from featherweight.core.model import Model
 
 DENSE, STORED, DISK = "dense", "stored", "disk"
@@ -238,4 +239,5 @@ def plan_memory(
     """
     from featherweight.train.memory_facts import facts_of
 
-    return plan_from(facts_of(model, method, shape, allowed), limit)
+    with large_blocks_returned():
+        return plan_from(facts_of(model, method, shape, allowed), limit)
