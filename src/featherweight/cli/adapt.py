@@ -13,7 +13,7 @@ from featherweight.cli import options
 def adapt(
     model: options.Model,
     data: Annotated[Path, typer.Option(help="a .jsonl file of chats, prompts with completions or texts; or a .txt")],
-    out: Annotated[Path, typer.Option(help="folder of the run and of the adapter")],
+    out: Annotated[Path | None, typer.Option(help="folder of the run and of the adapter")] = None,
     method: Annotated[
         str, typer.Option(help="a technique that trains adapters, as `featherweight list` shows")
     ] = "lora",
@@ -37,6 +37,11 @@ def adapt(
     other_rows: Annotated[
         int, typer.Option(min=2, help="rows of other text on which the adapted model is compared with the base")
     ] = 24,
+    memory: Annotated[str | None, typer.Option(help="most memory that training may take: 2GB, 900MiB")] = None,
+    base_format: Annotated[
+        list[str] | None, typer.Option(help="a format to which the frozen base may be rounded to fit: int8-g64")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="only say what memory training would take, and why")] = False,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     resume: options.Resume = False,
@@ -45,8 +50,11 @@ def adapt(
 ) -> None:
     """Trains an adapter on chats or text, and measures what it brings and what it costs."""
     from featherweight.cli.adapt_table import print_adapt
+    from featherweight.cli.memory_table import print_memory_plan
     from featherweight.cli.progress import progress
+    from featherweight.core.errors import RecipeError
     from featherweight.verbs.adapt import adapt as run
+    from featherweight.verbs.adapt import plan_adapt
     from featherweight.verbs.report import report
 
     named = {
@@ -54,8 +62,15 @@ def adapt(
         "optimizer": optimizer, "unfreeze": unfreeze, "stop_when_flat": stop_when_flat or None,
     }  # fmt: skip
     fields = {**{name: each for name, each in named.items() if each is not None}, **_fields(set_ or [])}
+    formats = base_format or []
+    if plan:
+        print_memory_plan(plan_adapt(model, data, method=method, fields=fields, memory=memory, base_formats=formats))
+        return
+    if out is None:
+        raise RecipeError("--out", "is missing", "name the folder of the adapter, or ask for --plan alone")
     result = run(
         model, data, out, method=method, fields=fields, place=place, held_out=held_out, other_rows=other_rows,
+        memory=memory, base_formats=formats,
         seed=seed, device=device, resume=resume, trust=trust, progress=progress(quiet),
     )  # fmt: skip
     if result.facts:

@@ -30,8 +30,19 @@ def print_adapt(facts: Mapping[str, Any], folder: Path, page: Path) -> None:
             f"{len(found['shares'])} linears; a single module usually needs a larger learning rate than all together",
             highlight=False,
         )
+    if cost.get("memory_plan"):
+        _print_memory(console, cost["memory_plan"])
     for name, path in (("adapter", folder), ("report", page)):
         console.print(f"{name:<8}{path}", highlight=False, soft_wrap=True)
+
+
+def _print_memory(console: Console, plan: Mapping[str, Any]) -> None:
+    measured = "not measured here" if plan["measured_peak"] is None else format_bytes(plan["measured_peak"])
+    console.print(
+        f"memory while training: planned {format_bytes(plan['planned'])}, limit {format_bytes(plan['limit'])},"
+        f" measured {measured}",
+        highlight=False,
+    )
 
 
 def _print_numbers(console: Console, facts: Mapping[str, Any]) -> None:

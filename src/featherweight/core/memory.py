@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def peak_memory() -> int:
@@ -27,6 +30,22 @@ def peak_memory() -> int:
         return int(psutil.Process().memory_info().rss)
 
 
+def resident_memory() -> int:
+    """Resident set of this process now, in bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def forget_peak() -> bool:
+    """Starts the count of `peak_memory` again from what is resident now; False where the system cannot (Linux can)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
 def give_back_memory() -> None:
     """Returns freed memory to the operating system.
 
@@ -36,6 +55,33 @@ def give_back_memory() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def large_blocks_returned() -> Iterator[None]:
+    """While it is open, memory of a megabyte or more goes back to the operating system as soon as it is freed.
+
+    glibc otherwise comes to keep everything below 32 MB for later, which is quicker, and in the holes between what is
+    kept a training step loses a hundred megabytes and more.
+    """
+    option = _option()
+    if option is None:
+        yield
+        return
+    option(_MMAP_THRESHOLD, 1 << 20)
+    option(_TRIM_THRESHOLD, 8 << 20)
+    try:
+        yield
+    finally:
+        option(_MMAP_THRESHOLD, 32 << 20)  # where glibc's own adjustment ends up
+        option(_TRIM_THRESHOLD, 64 << 20)
+
+
+@functools.cache
+def _option() -> Callable[[int, int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), "mallopt", None)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -71,6 +72,12 @@ class AdapterTechnique(Technique):
     stop_when_flat: bool = Field(
         False, description="end when the updates left promise less than 5 % of the gain so far; best with decay = none"
     )
+    softmax_neighbours: int | None = Field(
+        None,
+        ge=1,
+        description="train with a softmax over the labels and so many tokens most like each: approximate, its losses "
+        "compare with no others; none = the full softmax, which evaluations always use",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the frozen weights; auto = bfloat16 on a GPU that has it. The adapter is float32"
     )
@@ -115,10 +122,16 @@ class AdapterTechnique(Technique):
         """Full module names of the linears that are adapted."""
         return adapters.adapted_linears(model, self.targets)
 
-    def attach(self, model: Model, run: Run) -> Any:
-        """The model's module with a new adapter, untrained, on the run's device."""
+    def attach(self, model: Model, run: Run, module: Any = None) -> Any:
+        """The model's module with a new adapter, untrained, on the run's device.
+
+        Args:
+            model: the base.
+            run: gives the device and the generator of the adapter's first values.
+            module: the model's module where it is not the usual one, such as one whose matrices are kept small.
+        """
         config = self.peft_config(model)
-        module = model.module(self._dtype(run.device)).to(run.device)
+        module = module or model.module(self._dtype(run.device)).to(run.device)
         adapted = adapters.attach(module, config, run.generator(f"{self.name}/init"))
         find_optimizer(self.optimizer).load()
         if (schedule := self._unfreezing(adapted)) and self.epochs is None:
@@ -202,7 +215,13 @@ class AdapterTechnique(Technique):
             kept: where the state is kept.
         """
         pace = self.pace(rows)
-        return Trainer(adapted, rows, pace, run, self.name, self._hooks(adapted, pace, hooks or Hooks())).train(kept)
+        hooks = self._hooks(adapted, pace, hooks or Hooks())
+        if self.softmax_neighbours is not None:
+            from featherweight.train.chunked_head import loss_of
+            from featherweight.train.subset_softmax import Subset
+
+            hooks = replace(hooks, loss_of=partial(loss_of, narrow=Subset(self.softmax_neighbours)))
+        return Trainer(adapted, rows, pace, run, self.name, hooks).train(kept)
 
     @classmethod
     def neutral(cls) -> Self:

@@ -1,8 +1,8 @@
 """The loss of a causal language model over the predictions that count, computing logits for those alone.
 
 Sum of the negative log-likelihoods, nats, and their number: who accumulates divides by the number of a whole update.
-Hidden states are computed at every position (they are context), the head only where a label is trained on; this is
-exact.
+Hidden states are computed at every position (they are context), the head only where a label is trained on, and in
+pieces of the vocabulary where it is frozen (`train.chunked_head`); this is exact.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ def next_token_loss(module: Any, batch: Batch) -> tuple[torch.Tensor, int]:
         module: a transformers causal language model, or PEFT's wrapper of one.
         batch: rows of tokens on the module's device.
     """
-    logits, kept, states = _logits(module, batch)
-    if not len(logits):
-        return 0.0 * states.sum(), 0
-    return torch.nn.functional.cross_entropy(logits.float(), batch.targets[kept], reduction="sum"), len(logits)
+    from featherweight.train.chunked_head import loss_of
+
+    return loss_of(module, batch)
 
 
 def next_token_losses(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,16 +35,16 @@ def next_token_losses(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Te
     Returns:
         float32 [predictions], and bool [rows, length - 1].
     """
-    logits, kept, _ = _logits(module, batch)
+    logits, kept = _logits(module, batch)
     return torch.nn.functional.cross_entropy(logits.float(), batch.targets[kept], reduction="none"), kept
 
 
-def _logits(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits of the predictions that count, which these are, and the final hidden states."""
+def _logits(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the predictions that count, and which these are."""
     causal = causal_of(module)
     states = causal.model(**batch.inputs()).last_hidden_state[:, :-1]
     kept = batch.targets != IGNORED
-    return softcapped(causal.get_output_embeddings()(states[kept]), causal), kept, states
+    return softcapped(causal.get_output_embeddings()(states[kept]), causal), kept
 
 
 def mean_next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

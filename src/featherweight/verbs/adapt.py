@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.errors import RecipeError, nearest
+from featherweight.core.budget import parse_bytes
+from featherweight.core.errors import BudgetError, RecipeError, nearest
+from featherweight.core.memory import forget_peak, peak_memory
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
 from featherweight.core.run import Run
@@ -26,7 +28,9 @@ from featherweight.core.store import key_of
 from featherweight.core.technique import build, find, techniques
 from featherweight.core.workspace import Workspace, check_free, open_workspace
 from featherweight.train.adapter_technique import AdapterTechnique
+from featherweight.train.fitted import fitted, shape_of
 from featherweight.train.held_out import example_losses, mean_loss
+from featherweight.train.memory import EXACT, Levers, MemoryPlan, plan_memory
 from featherweight.train.processes import Processes
 from featherweight.train.trainer import Hooks, Kept
 from featherweight.verbs.adapter_output import Task, Trained, forgetting_text, measure, publish
@@ -55,6 +59,8 @@ def adapt(
     place: str | None = None,
     held_out: float = 0.1,
     other_rows: int = 24,
+    memory: str | int | None = None,
+    base_formats: Sequence[str] = (),
     seed: int = 0,
     device: str = "cpu",
     resume: bool = False,
@@ -73,6 +79,8 @@ def adapt(
         place: "auto" probes the linears first and adapts one, the best (`verbs.adapter_place`); None = `fields` decide.
         held_out: share of the samples that the result is judged on.
         other_rows: rows of other text, 256 tokens each, on which the adapted model is compared with the base.
+        memory: most that this process may have resident while it trains, such as "2GB"; None = no limit.
+        base_formats: formats to which the frozen base may be rounded if it does not fit otherwise.
         seed: of every random choice.
         device: "cpu" or "cuda".
         resume: go on with an interrupted run.
@@ -95,23 +103,94 @@ def adapt(
     run = Run(seed=seed, device=device, parent=base, progress=progress or Progress())
     technique, placement = placed(technique, place, base, samples[0], run)
     task = Task(str(model), base, technique, *(technique.packed(each, base, run) for each in samples), run)
-    adapted = technique.attach(base, run)  # refuses, before anything is written, what the model cannot have
-    inputs = {**task.inputs(), "held_out": held_out, "versions": versions()}
-    workspace = open_workspace(Path(out), inputs, resume) if processes.index == 0 else Workspace(Path(out))
-    before = example_losses(adapted, task.held_out, device)
-    trained = _train(task, adapted, Kept(workspace.folder / STATE, resume=resume, facts={"run": key_of(inputs)}))
-    if processes.index:  # another process measures and writes
-        return AdaptResult(workspace.folder, {})
-    measured = measure(task, adapted, before, forgetting_text(base, seed, other_rows))
-    facts = publish(task, adapted, trained, measured, inputs, workspace)
-    if placement:
-        facts["placement"] = placement
-    facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
-    workspace.write(workspace.result, json.dumps(facts, indent=1))
+    plan = planned(task, memory, base_formats)
+    with fitted(technique, base, run, plan.levers if plan else Levers(), Path(out).parent) as adapted:
+        # Whatever the model cannot have has been refused by now, and nothing was written.
+        facts, workspace = _adapted(task, adapted, plan, _Asked(Path(out), held_out, other_rows, resume), processes)
+    if facts:
+        facts |= {"placement": placement} if placement else {}
+        facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
+        workspace.write(workspace.result, json.dumps(facts, indent=1))
     return AdaptResult(workspace.folder, facts)
 
 
-def _train(task: Task, adapted: Any, kept: Kept) -> Trained:
+@dataclass(frozen=True)
+class _Asked:
+    """Where a run is kept and how it is judged: the arguments of `adapt` by the same names."""
+
+    out: Path
+    held_out: float
+    other_rows: int
+    resume: bool
+
+
+def _adapted(
+    task: Task, adapted: Any, plan: MemoryPlan | None, asked: _Asked, processes: Processes
+) -> tuple[dict[str, Any], Workspace]:
+    """Trains and measures; facts of the run, none where another process writes them, and its workspace."""
+    inputs = {**task.inputs(), "held_out": asked.held_out, "versions": versions()}
+    if plan is not None and plan.levers.base not in EXACT:
+        inputs["base"] = plan.levers.base
+    workspace = open_workspace(asked.out, inputs, asked.resume) if processes.index == 0 else Workspace(asked.out)
+    before = example_losses(adapted, task.held_out, task.run.device)
+    kept = Kept(workspace.folder / STATE, resume=asked.resume, facts={"run": key_of(inputs)})
+    trained = _train(task, adapted, kept, plan)
+    if processes.index:
+        return {}, workspace
+    measured = measure(task, adapted, before, forgetting_text(task.base, task.run.seed, asked.other_rows))
+    return publish(task, adapted, trained, measured, inputs, workspace), workspace
+
+
+def plan_adapt(
+    model: str | Path,
+    data: str | Path,
+    *,
+    method: str = "lora",
+    fields: Mapping[str, Any] | None = None,
+    memory: str | int | None = None,
+    base_formats: Sequence[str] = (),
+    trust: bool = False,
+    cache: Path | None = None,
+) -> MemoryPlan:
+    """What a training would take in memory, term by term, and what would lower it; nothing is trained or written.
+
+    Args:
+        model: the base.
+        data: as of `adapt`.
+        method: as of `adapt`.
+        fields: of that technique.
+        memory: most that this process may have resident; None = no limit.
+        base_formats: formats to which the frozen base may be rounded if it does not fit otherwise.
+        trust: allow pickled weights.
+        cache: where converted models are kept.
+
+    Raises:
+        FeatherweightError: the model, the data or a field does not do, or nothing fits the limit.
+    """
+    technique = adapter_technique(method, {**(fields or {}), "data": str(data)})
+    base, run = open_parent(model, cache, trust), Run()
+    rows = technique.packed(read_samples(data), base, run)
+    limit = None if memory is None else parse_bytes(memory, "memory")
+    return plan_memory(base, technique, shape_of(technique, rows), limit, base_formats)
+
+
+def planned(task: Task, memory: str | int | None, base_formats: Sequence[str]) -> MemoryPlan | None:
+    """The plan for a limit; None where there is none.
+
+    Raises:
+        BudgetError: nothing fits, or the training is on a GPU, whose memory is not planned.
+    """
+    if memory is None:
+        return None
+    if task.run.device != "cpu":
+        raise BudgetError(
+            "--memory", "plans the memory of this process, not a GPU's", "leave it out with --device cuda"
+        )
+    shape = shape_of(task.technique, task.rows)
+    return plan_memory(task.base, task.technique, shape, parse_bytes(memory, "memory"), base_formats)
+
+
+def _train(task: Task, adapted: Any, kept: Kept, plan: MemoryPlan | None) -> Trained:
     """Trains, with a few looks at the held-out rows on the way."""
     started = time.perf_counter()
     steps = task.technique.pace(task.rows).schedule.steps
@@ -119,8 +198,10 @@ def _train(task: Task, adapted: Any, kept: Kept) -> Trained:
         watch=lambda: mean_loss(adapted, task.held_out, task.run.device),
         watch_at=frozenset(round(steps * look / _LOOKS) for look in range(1, _LOOKS)),
     )
+    known = forget_peak() if plan is not None else False
     course = task.technique.train(adapted, task.rows, task.run, hooks, kept)
-    return Trained(course, time.perf_counter() - started)
+    memory = None if plan is None else plan.receipt(peak_memory() if known else None)
+    return Trained(course, time.perf_counter() - started, memory)
 
 
 def _share(held_out: float) -> float:

@@ -79,10 +79,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """What happened in training, and how long it took."""
+    """What happened in training, how long it took, and what it took of memory against the plan, where there was one."""
 
     course: Course
     seconds: float
+    memory: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,10 @@ def publish(
         "step": "adapt", **inputs, "before": task.base.fingerprint, "losses": trained.course.losses,
         "held_out_loss": measured.loss.to_dict(), "quality": measured.forgetting["all"].to_dict(),
     }  # fmt: skip
-    receipt = ledger.append_once(content, {"seconds": round(trained.seconds, 2), "peak_memory": peak_memory()})
+    cost = {"seconds": round(trained.seconds, 2), "peak_memory": peak_memory()}
+    if trained.memory is not None:
+        cost["memory_plan"] = dict(trained.memory)
+    receipt = ledger.append_once(content, cost)
     line = {"hash": receipt.digest, "previous": receipt.previous, "content": dict(receipt.content)}
     facts = AdapterFacts(task.base.fingerprint, task.name, task.technique.name, versions()["featherweight"], (line,))
     probe = task.held_out.batch([0]).ids.to(task.run.device)
@@ -192,7 +196,11 @@ def publish(
         "ledger": [receipt_facts(each) for each in ledger],
         "receipts": {"count": len(ledger), "head": receipt.digest},
         "environment": {**versions(), **surroundings()},
-        "cost": {"training_seconds": round(trained.seconds, 2), "peak_memory": peak_memory()},
+        "cost": {
+            "training_seconds": round(trained.seconds, 2),
+            "peak_memory": peak_memory(),
+            "memory_plan": trained.memory,
+        },
     }
 
 

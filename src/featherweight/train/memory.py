@@ -1,0 +1,243 @@
+"""How much memory a training step takes, term by term, and the cheapest way to make it fit a limit.
+
+Weights, adapter, gradients and optimizer states are counted; what one block saves for its backward pass is counted by
+watching a step of a one-block model of the same architecture, with the same method, rows and length; what such a step
+takes beyond that is measured there as resident memory. The rest follows: activations of all blocks, or of one where
+blocks are computed again; their inputs in memory or on disk; logits of all tokens or of one piece.
+
+It knows the process, not the machine: memory of other processes and the system's file cache are not in it. Levers that
+change what is learned (a base rounded to a format) are never taken unless they are allowed by name.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from featherweight.core.budget import format_bytes
+from featherweight.core.errors import BudgetError
+from featherweight.core.memory import large_blocks_returned
+from featherweight.core.model import Model
+
+DENSE, STORED, DISK = "dense", "stored", "disk"
+EXACT = (DENSE, STORED, DISK)
+"""Ways to keep the base that change nothing of it."""
+
+# Seconds of a step as a multiple of the step with a dense base and nothing computed again; measured by
+# benchmarks/adapter_training.py. They order the choices, they promise nothing.
+TIMES = {DENSE: 1.0, STORED: 1.08, DISK: 1.15}
+RECOMPUTED, OFFLOADED = 1.35, 1.02
+
+
+@dataclass(frozen=True)
+class Levers:
+    """What is done for less memory.
+
+    Attributes:
+        base: "dense" = float32; "stored" = as the model keeps it, or rounded to a format that is named; "disk".
+        recompute: blocks keep only their inputs and are computed again in the backward pass.
+        offload: those inputs wait in a temporary file.
+        all_logits: the head's logits exist for all tokens at once, as in transformers; shown for comparison.
+    """
+
+    base: str = DENSE
+    recompute: bool = False
+    offload: bool = False
+    all_logits: bool = False
+
+    @property
+    def time(self) -> float:
+        """Expected seconds of a step, as a multiple of those without levers."""
+        time = TIMES.get(self.base, TIMES[STORED])
+        time *= RECOMPUTED if self.recompute else 1.0
+        return time * (OFFLOADED if self.offload else 1.0)
+
+    def words(self) -> str:
+        """For people."""
+        base = {DENSE: "", STORED: "the base as it is stored", DISK: "the base on disk"}
+        parts = [
+            base.get(self.base, f"the base rounded to {self.base}"),
+            "blocks computed again" if self.recompute else "",
+            "their inputs on disk" if self.offload else "",
+            "logits of all tokens at once" if self.all_logits else "",
+        ]
+        return ", ".join(part for part in parts if part) or "nothing"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The rows that pass the model at once."""
+
+    rows: int
+    length: int
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model, a method and a shape, in bytes.
+
+    Attributes:
+        resident: what the process has before training.
+        weights: of the base by the way it is kept.
+        adapter: trained parameters; their gradients take as much.
+        optimizer: states that the optimizer keeps.
+        block: what one block saves for its backward pass, its input included where it saves that.
+        outside: the same for what lies outside the blocks, without the head.
+        inputs: input of one block.
+        blocks: how many there are.
+        logits: of all tokens, as many copies as transformers has.
+        pieces: of the head's loss in pieces.
+        dense: the pieces of a matrix that are dense for a moment where the base is not.
+        working: what a step took beyond all that in the one-block model.
+    """
+
+    resident: int
+    weights: Mapping[str, int]
+    adapter: int
+    optimizer: int
+    block: int
+    outside: int
+    inputs: int
+    blocks: int
+    logits: int
+    pieces: int
+    dense: int
+    working: int
+
+    def terms(self, levers: Levers) -> dict[str, int]:
+        """Bytes by name at the peak of a step."""
+        together = 1 if levers.recompute else self.blocks
+        waiting = 3 if levers.offload else self.blocks
+        return {
+            "libraries": self.resident,
+            "frozen weights": self.weights[levers.base],
+            "adapter": self.adapter,
+            "gradients": self.adapter,
+            "optimizer states": self.optimizer,
+            "activations": together * self.block + self.outside,
+            "block inputs": waiting * self.inputs if levers.recompute else 0,
+            "logits": self.logits if levers.all_logits else self.pieces,
+            "dense pieces": 0 if levers.base == DENSE else self.dense,
+            "working memory": self.working,
+        }
+
+    def total(self, levers: Levers) -> int:
+        return sum(self.terms(levers).values())
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a step will take, and how.
+
+    Attributes:
+        levers: what is done.
+        terms: bytes by name.
+        limit: that was asked for, or None.
+        lower: other levers and what the step would take with them, smallest first.
+    """
+
+    levers: Levers
+    terms: Mapping[str, int]
+    limit: int | None
+    lower: Sequence[tuple[Levers, int]] = ()
+
+    @property
+    def total(self) -> int:
+        return sum(self.terms.values())
+
+    @property
+    def binding(self) -> str:
+        """The largest term that a lever, a smaller rank or a smaller shape can change."""
+        return max((name for name in self.terms if name != "libraries"), key=lambda name: self.terms[name])
+
+    def receipt(self, measured: int | None) -> dict[str, Any]:
+        """Plan and measured peak of the process, as plain values."""
+        return {
+            "levers": asdict(self.levers),
+            "terms": dict(self.terms),
+            "planned": self.total,
+            "limit": self.limit,
+            "measured_peak": measured,
+            "within_plan": None if measured is None else measured <= self.total,
+            "within_limit": None if measured is None or self.limit is None else measured <= self.limit,
+        }
+
+
+def choices(facts: Facts) -> list[Levers]:
+    """All combinations, the quickest first; ways to keep the base that save nothing are left out."""
+    dense = facts.weights[DENSE]
+    bases = [base for base, size in facts.weights.items() if base == DENSE or size < 0.95 * dense]
+    found = [
+        Levers(base, recompute, offload)
+        for base, (recompute, offload) in itertools.product(bases, [(False, False), (True, False), (True, True)])
+    ]
+    return sorted(found, key=lambda levers: (levers.time, facts.total(levers)))
+
+
+def plan_from(facts: Facts, limit: int | None = None) -> MemoryPlan:
+    """The quickest choice that stays below the limit; without a limit, the quickest.
+
+    Raises:
+        BudgetError: none does.
+    """
+    possible = choices(facts)
+    chosen = next((each for each in possible if limit is None or facts.total(each) <= limit), None)
+    if chosen is None:
+        assert limit is not None
+        raise _refusal(facts, possible, limit)
+    lower = sorted(((each, facts.total(each)) for each in possible), key=lambda pair: pair[1])
+    total = facts.total(chosen)
+    return MemoryPlan(chosen, facts.terms(chosen), limit, tuple(pair for pair in lower if pair[1] < total))
+
+
+def _refusal(facts: Facts, possible: list[Levers], limit: int) -> BudgetError:
+    least = min(possible, key=facts.total)
+    plan = MemoryPlan(least, facts.terms(least), limit)
+    what, weights = f"--memory {format_bytes(limit)}", min(facts.weights.values())
+    stored = facts.weights.get(STORED, facts.weights[DENSE])
+    if limit <= facts.resident:
+        why = f"is below what Python and its libraries take before training, {format_bytes(facts.resident)}"
+    elif limit <= stored and weights == stored:
+        why = f"is below the weights themselves, which take {format_bytes(stored)} as they are stored"
+    else:
+        why = (
+            f"is below the least that is possible, {format_bytes(plan.total)} ({least.words()}), of which the most is "
+            f"{plan.binding}, {format_bytes(plan.terms[plan.binding])}"
+        )
+        if limit <= stored:
+            why = f"is below the weights, which take {format_bytes(stored)} as they are stored, and {why}"
+    return BudgetError(what, why, f"allow {format_bytes(plan.total)}, {_mend(plan.binding)}")
+
+
+def _mend(binding: str) -> str:
+    mends = {
+        "activations": "or shorten the rows, or take fewer at a time",
+        "block inputs": "or shorten the rows, or take fewer at a time",
+        "working memory": "or shorten the rows, or take fewer at a time",
+        "frozen weights": "or allow a base rounded to a format such as int4-g32",
+    }
+    return mends.get(binding, "or lower the rank, or adapt fewer linears")
+
+
+def plan_memory(
+    model: Model, method: Any, shape: Shape, limit: int | None = None, allowed: Sequence[str] = ()
+) -> MemoryPlan:
+    """The quickest way to train that stays below a limit.
+
+    Args:
+        model: the base.
+        method: an `AdapterTechnique`: its PEFT configuration and its loss of a step.
+        shape: rows that pass the model at once.
+        limit: bytes of this process at its peak; None = none.
+        allowed: formats to which the base may be rounded.
+
+    Raises:
+        BudgetError: nothing fits; names the limit, the least possible and what it is made of.
+    """
+    from featherweight.train.memory_facts import facts_of
+
+    with large_blocks_returned():
+        return plan_from(facts_of(model, method, shape, allowed), limit)
