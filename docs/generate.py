@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def index(known: Mapping[str, type[Technique]], results: Mapping[str, Mapping[st
 def verbs_page() -> str:
     """The command line: every verb with its arguments and options, as `--help` gives them."""
     parts = ["# Verbs", "Each is a function as well: `import featherweight as fw; fw.fit(...)`."]
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in commands(typer.main.get_command(app)):
         arguments = [each for each in command.params if isinstance(each, TyperArgument)]
         options = [each for each in command.params if isinstance(each, TyperOption) and each.name != "help"]
         usage = " ".join(["featherweight", name, *(str(each.name).upper() for each in arguments)])
@@ -133,6 +133,15 @@ def verbs_page() -> str:
         parts += [f"## {name}", f"`{usage}`", inspect.cleandoc(command.help or "")]
         parts += [table(["argument", "meaning"], rows)] if rows else []
     return _MADE + "\n\n".join(parts) + "\n"
+
+
+def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its full name, those of groups such as `adapter` too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

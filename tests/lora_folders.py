@@ -22,6 +22,8 @@ def adapted(base: Path, seed: int = 0, size: float = 0.1, **fields: Any) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, each in model.named_parameters():
+            if "modules_to_save" in name:
+                each.mul_(1.5)
             if "lora_" not in name:
                 continue
             each.copy_(size * torch.randn(each.shape, generator=generator))

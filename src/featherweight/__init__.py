@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featherweight.verbs.adapt import adapt as adapt
     from featherweight.verbs.adapter_export import adapter_export as adapter_export
     from featherweight.verbs.adapter_inspect import adapter_inspect as adapter_inspect
+    from featherweight.verbs.adapter_place import adapter_place as adapter_place
     from featherweight.verbs.adapter_shrink import adapter_shrink as adapter_shrink
     from featherweight.verbs.apply import apply as apply
     from featherweight.verbs.audit_component import audit_component as audit_component
@@ -35,16 +36,16 @@ if TYPE_CHECKING:
 _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt",
     "adapter_export": "verbs.adapter_export", "adapter_inspect": "verbs.adapter_inspect",
-    "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply",
+    "adapter_place": "verbs.adapter_place", "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply",
     "audit_component": "verbs.audit_component", "distill_component": "verbs.distill_component", "fit": "verbs.fit",
     "graft": "verbs.graft", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
     "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "adapt", "adapter_export", "adapter_inspect", "adapter_shrink", "apply",
-    "audit_component", "distill_component", "fit", "graft", "open_model",
-    "plan", "report", "technique", "verify",
+    "Budget", "Recipe", "Settings", "adapt", "adapter_export", "adapter_inspect", "adapter_place", "adapter_shrink",
+    "apply", "audit_component", "distill_component", "fit", "graft", "open_model", "plan", "report", "technique",
+    "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from featherweight.testing.tiny import tiny_model, write_json
-from tests.lora_folders import lora_folder
+from lora_folders import lora_folder
 
 Refused = Callable[..., str]
 
@@ -92,7 +92,7 @@ class TestBase:
     def test_module_that_gguf_has_no_place_for(self, refused: Refused, tiny: Path, tmp_path: Path) -> None:
         folder = lora_folder(tmp_path / "whole", tiny, target_modules=["q_proj"], modules_to_save=["lm_head"])
         said = refused("adapter", "export", folder, "--format", "gguf")
-        assert "is a module that was trained whole" in said
+        assert "is of a module that was trained whole" in said
 
     def test_existing_output(self, refused: Refused, folder: Path) -> None:
         shutil.copytree(folder, folder.with_name("support-shrunk"))

@@ -17,7 +17,7 @@ from featherweight.export.gguf import write_gguf
 from featherweight.export.gguf_adapter import check_gguf_adapter, write_gguf_adapter
 from featherweight.measure.llama_runtime import serve
 from featherweight.testing.tiny import tiny_model
-from tests.lora_folders import LINEARS, adapted, logits, lora_folder
+from lora_folders import LINEARS, adapted, logits, lora_folder
 
 PROMPT = [1, 70, 80, 90, 100, 110, 75, 85]
 

@@ -22,6 +22,9 @@ def adapt(
     epochs: Annotated[float | None, typer.Option(help="passes over the data, instead of a number of updates")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="the highest one")] = None,
     length: Annotated[int | None, typer.Option(help="tokens of a row")] = None,
+    place: Annotated[
+        str | None, typer.Option(help="auto: probe all linears first, then train one adapter on the best")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="any other field of the method: batch=4, targets=[q_proj,v_proj]")
     ] = None,
@@ -44,9 +47,8 @@ def adapt(
     named = {"rank": rank, "steps": steps, "epochs": epochs, "learning_rate": learning_rate, "length": length}
     fields = {**{name: each for name, each in named.items() if each is not None}, **_fields(set_ or [])}
     result = run(
-        model, data, out, method=method, fields=fields, held_out=held_out,
-        other_rows=other_rows, seed=seed, device=device, resume=resume,
-        trust=trust, progress=progress(quiet),
+        model, data, out, method=method, fields=fields, place=place, held_out=held_out, other_rows=other_rows,
+        seed=seed, device=device, resume=resume, trust=trust, progress=progress(quiet),
     )  # fmt: skip
     if result.facts:
         print_adapt(result.facts, result.folder, report(result.folder))

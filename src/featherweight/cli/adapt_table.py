@@ -23,6 +23,13 @@ def print_adapt(facts: Mapping[str, Any], folder: Path, page: Path) -> None:
         f" {cost['training_seconds']:.0f} s, peak memory {format_bytes(cost['peak_memory'])}",
         highlight=False,
     )
+    if facts.get("placement"):
+        found = facts["placement"]
+        console.print(
+            f"placed on {found['best']}, with {found['shares'][found['best']]:.1%} of the first gradient's energy over "
+            f"{len(found['shares'])} linears; a single module usually needs a larger learning rate than all together",
+            highlight=False,
+        )
     for name, path in (("adapter", folder), ("report", page)):
         console.print(f"{name:<8}{path}", highlight=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""featherweight adapter: what can be done with a trained adapter: shrink, export, inspect."""
+"""featherweight adapter: where to put an adapter, and what can be done with a trained one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import typer
 from featherweight.cli import options
 
 app = typer.Typer(
-    help="Shrinks, exports and inspects trained adapters.", no_args_is_help=True, rich_markup_mode=None,
+    help="Shrinks, exports and inspects trained adapters, and finds a place for a new one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-)  # fmt: skip
+)
 
 Folder = Annotated[Path, typer.Argument(help="a PEFT folder of LoRA or MatryoshkaLoRA, from here or elsewhere")]
 Base = Annotated[str | None, typer.Option(help="the model that it belongs to; by default the one that it names")]
@@ -65,3 +67,30 @@ def inspect(
     from featherweight.verbs.adapter_inspect import adapter_inspect
 
     print_inspected(adapter_inspect(folder, data=data, model=model, rows=rows, length=length, page=page, device=device))
+
+
+@app.command()
+def place(
+    model: options.Model,
+    data: Annotated[Path, typer.Option(help="a .jsonl file of chats, prompts with completions or texts; or a .txt")],
+    score: Annotated[str, typer.Option(help="expected, projected or fisher")] = "expected",
+    start: Annotated[str, typer.Option(help="how A would be drawn: gaussian or kaiming")] = "gaussian",
+    rank: Annotated[int, typer.Option(help="of the adapter")] = 16,
+    samples: Annotated[int, typer.Option(help="how many are read")] = 32,
+    length: Annotated[int, typer.Option(help="tokens of a sample")] = 512,
+    page: Annotated[Path | None, typer.Option(help="an HTML file for the picture")] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    trust: options.Trust = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Scores every linear by the energy of its adapter's first gradient: where one would learn most."""
+    from featherweight.cli.adapter_tables import print_placed
+    from featherweight.cli.progress import progress
+    from featherweight.verbs.adapter_place import adapter_place
+
+    placed = adapter_place(
+        model, data, score=score, start=start, rank=rank, samples=samples, length=length, page=page, seed=seed,
+        device=device, trust=trust, progress=progress(quiet),
+    )  # fmt: skip
+    print_placed(placed)

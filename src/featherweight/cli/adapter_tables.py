@@ -7,13 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rich.console import Console
+from rich.table import Table
 
 from featherweight.cli.tables import new_table, percent
 from featherweight.core.budget import format_bytes
 
 if TYPE_CHECKING:
+    from featherweight.measure.placement import Placement
     from featherweight.verbs.adapter_export import Exported
     from featherweight.verbs.adapter_inspect import Inspected
+    from featherweight.verbs.adapter_place import Placed
     from featherweight.verbs.adapter_shrink import Shrunk
 
 _BLOCK = re.compile(r".*?\.\d+\.")
@@ -123,3 +126,29 @@ def _print_curve(console: Console, result: Inspected) -> None:
         f"mean {area.mean:.4f}",
         highlight=False,
     )
+
+
+def print_placed(result: Placed) -> None:
+    """The highest modules, and the command that adapts the first."""
+    found = result.placement
+    console = Console()
+    console.print(placement_table(found))
+    console.print(
+        f"{found.score} of {found.samples} samples, {found.predictions:,} predictions; where the first steps go, "
+        "not which adapter is best in the end.",
+        highlight=False,
+    )
+    console.print(
+        f"next    featherweight adapt {result.model} --place auto, with a learning rate ten times as large",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if result.page is not None:
+        console.print(f"picture {result.page}", highlight=False, soft_wrap=True)
+
+
+def placement_table(found: Placement, shown: int = 8) -> Table:
+    """The highest modules with their shares of the sum."""
+    table = new_table("module", "share of energy", "times the mean")
+    for module in found.ranked[:shown]:
+        table.add_row(module, percent(found.share(module)), f"{found.share(module) * len(found.scores):.1f}")
+    return table

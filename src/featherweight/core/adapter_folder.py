@@ -24,7 +24,7 @@ from featherweight.core.lazy import torch
 from featherweight.core.shards import shards_bytes
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?!\.bias)(\.[^.]+?)??(\.weight)?")
 _OWN_FUNCTION = {
     "use_dora": "DoRA, whose magnitudes belong to the exact directions",
@@ -127,7 +127,7 @@ def read_adapter(folder: Path, method: str = "LORA") -> Adapter:
     sides: dict[str, dict[str, torch.Tensor]] = {}
     embeddings, carried = set(), {}
     for name, entry in file_entries(_weights(folder)).items():
-        match = _FACTOR.fullmatch(name.removeprefix(_PREFIX))
+        match = _FACTOR.fullmatch(name.removeprefix(PREFIX))
         if match is None:
             carried[name] = _carried(folder, name, entry)
             continue
@@ -224,13 +224,13 @@ def tensors_of(adapter: Adapter) -> dict[str, torch.Tensor]:
     """The tensors of the file, under the names that PEFT reads."""
     tensors = {}
     for name, tensor in adapter.carried.items():
-        module = name.removeprefix(_PREFIX).rpartition(".base_layer.")[0]
+        module = name.removeprefix(PREFIX).rpartition(".base_layer.")[0]
         kept = name if not module or module in adapter.factors else name.replace(".base_layer.", ".")
         tensors[kept] = tensor.contiguous()
     for module, each in adapter.factors.items():
         for side, tensor in (("A", each.a), ("B", each.b)):
             leaf = f"lora_embedding_{side}" if module in adapter.embeddings else f"lora_{side}.weight"
-            tensors[f"{_PREFIX}{module}.{leaf}"] = tensor.contiguous()
+            tensors[f"{PREFIX}{module}.{leaf}"] = tensor.contiguous()
     return tensors
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from featherweight.core.adapter_folder import Adapter, LoraFactors
+from featherweight.core.adapter_folder import PREFIX, Adapter, LoraFactors
 from featherweight.core.architecture import HEAD
 from featherweight.core.checkpoint import Entry
 from featherweight.core.errors import AdapterError
@@ -31,19 +31,23 @@ def merged(adapter: Adapter, model: Model) -> Model:
 def require_separable(adapter: Adapter, model: Model) -> None:
     """Refuses an adapter that is more than a change of matrices of their own.
 
+    What PEFT saves beside the factors of an embedding, the embedding itself, does no harm where it is the model's.
+
     Raises:
         AdapterError: a tied head, or fully trained modules.
     """
-    if adapter.carried:
-        name = next(iter(adapter.carried))
-        raise AdapterError(
-            f"{adapter.folder}, {name}", "is a module that was trained whole", "merge it into the model with PEFT"
-        )
     for module in adapter.factors:
         if f"{module}.weight" == HEAD and model.architecture.tied:
             raise AdapterError(
                 f"{adapter.folder}, {module}", f"changes a head that {model.folder} shares with its embedding",
                 "untie the two first, or train without the head",
+            )  # fmt: skip
+    for name, tensor in adapter.carried.items():
+        weight = name.removeprefix(PREFIX).replace(".base_layer.", ".")
+        if weight not in model.entries or not model.tensor(weight).equal(tensor.float()):
+            raise AdapterError(
+                f"{adapter.folder}, {weight}", "is of a module that was trained whole",
+                "merge it into the model with PEFT",
             )  # fmt: skip
 
 

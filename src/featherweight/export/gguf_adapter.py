@@ -8,6 +8,7 @@ merged model: the divergence must be small, and small beside what the adapter do
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tempfile
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ def _add(writer: Any, adapter: Adapter, model: Model, module: str, factors: Lora
     a = factors.a.T if module in adapter.embeddings else factors.a
     b = factors.b if rows is None else factors.b[rows]
     for side, tensor in (("a", a), ("b", b)):
-        values = tensor.float().numpy().astype(np.float16 if kind == "F16" else np.float32)
+        with np.errstate(over="ignore"):
+            values = tensor.float().numpy().astype(np.float16 if kind == "F16" else np.float32)
         if not np.isfinite(values).all():
             raise AdapterError(f"{adapter.folder}, {module}", "holds values that F16 does not reach", "use --type F32")
         writer.add_tensor(f"{name}.lora_{side}", np.ascontiguousarray(values))
@@ -136,10 +138,11 @@ def check_gguf_adapter(adapter: Adapter, model: Model, path: Path) -> AdapterRel
         OutputError: llama.cpp computes something else.
         CheckpointError: llama.cpp refuses a file.
     """
-    base = as_stored(_floats(model))
+    require_expressible(adapter, model)
+    base, factors_only = as_stored(_floats(model)), dataclasses.replace(adapter, carried={})
     tokens = prompts(base)
     ends = [tokens.shape[1] * (point + 1) // _POINTS for point in range(_POINTS)]
-    expected, before = predictions(merged(adapter, base), tokens, ends), predictions(base, tokens, ends)
+    expected, before = predictions(merged(factors_only, base), tokens, ends), predictions(base, tokens, ends)
     effect = float((expected.exp() * (expected - before)).sum(-1).mean())
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "base.gguf"

@@ -52,6 +52,11 @@ def ranks_heatmap(values: Mapping[str, float], notes: Mapping[str, str], title: 
     return figure
 
 
+def placement_heatmap(shares: Mapping[str, float]) -> Any:
+    """Each module's share of the energy of the adapter's first gradient."""
+    return ranks_heatmap(shares, {module: f"{share:.2%}" for module, share in shares.items()}, "share")
+
+
 def loss_by_rank(ranks: Sequence[int], losses: Sequence[float], base: float | None) -> Any:
     """Held-out loss at each rank, and the base model's."""
     import plotly.graph_objects as go

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featherweight.core.budget import format_bytes
+from featherweight.report.adapter_charts import placement_heatmap
 from featherweight.report.charts import ACCENT, GOOD, SOFT, layout
 from featherweight.report.figures_page import Figure, page
 
@@ -21,6 +22,9 @@ def render(facts: Mapping[str, Any]) -> str:
         Figure("Loss, nats a token", loss_curve(facts)),
         Figure("What other text shows: quality relative to the base", kept_quality(facts)),
     ]
+    if facts.get("placement"):
+        shares = facts["placement"]["shares"]
+        figures.append(Figure("Share of the energy of the adapter's first gradient", placement_heatmap(shares)))
     return page(title, _sentences(facts), figures)
 
 

@@ -30,6 +30,7 @@ from featherweight.train.held_out import example_losses, mean_loss
 from featherweight.train.processes import Processes
 from featherweight.train.trainer import Hooks, Kept
 from featherweight.verbs.adapter_output import Task, Trained, forgetting_text, measure, publish
+from featherweight.verbs.adapter_place import placed
 from featherweight.verbs.prepare import check_device, open_parent
 
 STATE = "training.pt"
@@ -51,6 +52,7 @@ def adapt(
     *,
     method: str = "lora",
     fields: Mapping[str, Any] | None = None,
+    place: str | None = None,
     held_out: float = 0.1,
     other_rows: int = 24,
     seed: int = 0,
@@ -68,6 +70,7 @@ def adapt(
         out: the folder of the run and of the adapter.
         method: a technique that trains adapters: lora, matryoshka-lora, ...
         fields: of that technique.
+        place: "auto" probes the linears first and adapts one, the best (`verbs.adapter_place`); None = `fields` decide.
         held_out: share of the samples that the result is judged on.
         other_rows: rows of other text, 256 tokens each, on which the adapted model is compared with the base.
         seed: of every random choice.
@@ -90,6 +93,7 @@ def adapt(
     samples = split_samples(read_samples(data), _share(held_out), seed)
     base = open_parent(model, cache, trust)
     run = Run(seed=seed, device=device, parent=base, progress=progress or Progress())
+    technique, placement = placed(technique, place, base, samples[0], run)
     task = Task(str(model), base, technique, *(technique.packed(each, base, run) for each in samples), run)
     adapted = technique.attach(base, run)  # refuses, before anything is written, what the model cannot have
     inputs = {**task.inputs(), "held_out": held_out, "versions": versions()}
@@ -100,6 +104,8 @@ def adapt(
         return AdaptResult(workspace.folder, {})
     measured = measure(task, adapted, before, forgetting_text(base, seed, other_rows))
     facts = publish(task, adapted, trained, measured, inputs, workspace)
+    if placement:
+        facts["placement"] = placement
     facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
     workspace.write(workspace.result, json.dumps(facts, indent=1))
     return AdaptResult(workspace.folder, facts)
