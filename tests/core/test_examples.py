@@ -87,7 +87,7 @@ def test_texts_are_cut_into_pieces_and_chats_keep_their_beginning() -> None:
     text = Sample("here", text="word " * 50)
     found = encode([text], tokenizer(), 16)
     whole = encode([text], tokenizer(), 1000).examples[0]
-    assert sum((each.ids.tolist() for each in found.examples), []) == whole.ids.tolist()
+    assert [token for each in found.examples for token in each.ids.tolist()] == whole.ids.tolist()
     assert found.cut == 0
     long = encode([chat("Hi", "word " * 50), chat("word " * 50, "Hi")], tokenizer(), 16)
     assert (len(long.examples), long.cut, long.left_out) == (1, 2, 1)

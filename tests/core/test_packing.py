@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from featherweight.core.examples import Example
 from featherweight.core.packing import PackedRows, best_fit
 from featherweight.core.source import open_folder
+from featherweight.testing.tiny import tiny_model
 from featherweight.train.next_token import next_token_loss
 
 
@@ -58,3 +59,21 @@ def test_rows_name_their_examples_and_have_a_digest() -> None:
     assert rows.tokens == 9
     assert rows.digest == PackedRows([example(4, 1), example(5, 2)], 16).digest
     assert rows.digest != PackedRows([example(4, 1), example(5, 3)], 16).digest
+
+
+def test_packed_rows_keep_to_sliding_windows(tmp_path: Path) -> None:
+    module = open_folder(tiny_model(tmp_path, "gemma3_text", sliding_window=8)).module()
+    examples = [example(length, seed) for seed, length in enumerate((20, 5, 12))]
+    packed, alone = PackedRows(examples, 40), PackedRows(examples, 40, share=False)
+    total, _ = next_token_loss(module, packed.batch([0]))
+    one_by_one = sum(next_token_loss(module, alone.batch([row]))[0] for row in range(3))
+    torch.testing.assert_close(total, one_by_one, rtol=1e-6, atol=1e-5)
+
+
+def test_padding_of_a_lone_example_needs_no_mask_and_changes_nothing(tiny: Path) -> None:
+    module = open_folder(tiny).module()
+    rows = PackedRows([example(12, 0), example(7, 1)], 16, share=False)
+    batch = rows.batch([0, 1])
+    assert batch.positions[1].tolist() == list(range(12))
+    together = next_token_loss(module, batch)[0]
+    torch.testing.assert_close(together, sum(next_token_loss(module, rows.batch([row]))[0] for row in (0, 1)))

@@ -31,6 +31,9 @@ def adapt(
         list[str] | None, typer.Option("--set", help="any other field of the method: batch=4, targets=[q_proj,v_proj]")
     ] = None,
     held_out: Annotated[float, typer.Option(help="share of the samples that the adapter is judged on")] = 0.1,
+    other_rows: Annotated[
+        int, typer.Option(min=2, help="rows of other text on which the adapted model is compared with the base")
+    ] = 24,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     resume: options.Resume = False,
@@ -55,7 +58,8 @@ def adapt(
     }
     fields = {**{name: each for name, each in named.items() if each is not None}, **_fields(set_ or [])}
     result = run(
-        model, data, out, method=method, fields=fields, held_out=held_out, seed=seed, device=device, resume=resume,
+        model, data, out, method=method, fields=fields, held_out=held_out,
+        other_rows=other_rows, seed=seed, device=device, resume=resume,
         trust=trust, progress=progress(quiet),
     )  # fmt: skip
     if result.facts:

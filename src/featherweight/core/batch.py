@@ -1,7 +1,8 @@
 """Batch: rows of tokens to train on, which of them count, and where one conversation ends and the next begins.
 
-Several conversations can share a row (packing). They do not see each other: positions start again with each, and the
-attention mask lets a token look at earlier tokens of its own conversation only.
+Several conversations can share a row (packing). They do not see each other: positions start again with each, from which
+transformers makes attention masks that let a token look at earlier tokens of its own conversation only. Padding comes
+last in a row, where causal attention hides it from everything before it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Batch:
     Attributes:
         ids: int64 [rows, length].
         labels: int64 [rows, length], the token itself where it counts, else IGNORED; not shifted.
-        positions: int64 [rows, length], counted from 0 in every conversation.
+        positions: int64 [rows, length], counted from 0 in every conversation; padding may count on.
         segments: int64 [rows, length], which conversation of the row a token belongs to; -1 = padding.
     """
 
@@ -48,18 +49,12 @@ class Batch:
         return bool((self.segments > 0).any())
 
     def inputs(self) -> dict[str, Any]:
-        """Keyword arguments of a transformers causal language model."""
-        inputs: dict[str, Any] = {"input_ids": self.ids, "position_ids": self.positions, "use_cache": False}
-        if self.packed or bool((self.segments < 0).any()):
-            inputs["attention_mask"] = self._mask()
-        return inputs
+        """Keyword arguments of a transformers causal language model.
 
-    def _mask(self) -> torch.Tensor:
-        """Where a token may look, boolean [rows, 1, length, length]; padding sees padding: no row is empty."""
-        length = self.ids.shape[1]
-        earlier = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
-        same = self.segments[:, :, None] == self.segments[:, None, :]
-        return (earlier & same)[:, None]
+        No mask is among them: from positions that start again it makes the masks that each of its layers needs, those
+        of sliding windows too, and where none start again the fast causal path stays open.
+        """
+        return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": False}
 
     def to(self, device: str) -> Batch:
         """The same on a device."""

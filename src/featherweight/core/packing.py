@@ -84,6 +84,7 @@ class PackedRows:
                 positions[index, part] = np.arange(len(example.ids))
                 segments[index, part] = segment
                 first = part.stop
+            positions[index, first:] = len(example.ids) + np.arange(width - first)  # a lone example stays causal
         return Batch(*(torch.from_numpy(each) for each in (ids, labels, positions, segments)))
 
 

@@ -46,7 +46,8 @@ def compare_losses(before: np.ndarray, after: np.ndarray, counts: np.ndarray, se
     """The change of the loss.
 
     Args:
-        before, after: sum of the losses of each example, float64 [examples].
+        before: sum of the losses of each example, float64 [examples].
+        after: the same after training.
         counts: predictions of each example, [examples].
         seed: of the resamples.
     """

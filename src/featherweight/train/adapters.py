@@ -5,6 +5,7 @@ Any PEFT method will do whose layers can be merged. Nothing is changed in place:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ def attach(module: Any, config: peft.PeftConfig, generator: torch.Generator) -> 
     """PEFT's wrapper of a module with a new adapter, whose initial values the generator decides."""
     import peft
 
-    with seeded(generator):
+    with seeded(generator), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what this transformers is about to rename
         return peft.get_peft_model(module, config)
 
 

@@ -29,7 +29,7 @@ from featherweight.train.adapter_technique import AdapterTechnique
 from featherweight.train.held_out import example_losses, mean_loss
 from featherweight.train.processes import Processes
 from featherweight.train.trainer import Hooks, Kept
-from featherweight.verbs.adapter_output import Task, Trained, measure, publish
+from featherweight.verbs.adapter_output import Task, Trained, forgetting_text, measure, publish
 from featherweight.verbs.prepare import check_device, open_parent
 
 STATE = "training.pt"
@@ -52,6 +52,7 @@ def adapt(
     method: str = "lora",
     fields: Mapping[str, Any] | None = None,
     held_out: float = 0.1,
+    other_rows: int = 24,
     seed: int = 0,
     device: str = "cpu",
     resume: bool = False,
@@ -68,6 +69,7 @@ def adapt(
         method: a technique that trains adapters: lora, matryoshka-lora, ...
         fields: of that technique.
         held_out: share of the samples that the result is judged on.
+        other_rows: rows of other text, 256 tokens each, on which the adapted model is compared with the base.
         seed: of every random choice.
         device: "cpu" or "cuda".
         resume: go on with an interrupted run.
@@ -81,6 +83,8 @@ def adapt(
     started = time.perf_counter()
     technique, processes = adapter_technique(method, {**(fields or {}), "data": str(data)}), Processes()
     check_device(device)
+    if other_rows < 2:
+        raise RecipeError(f"other_rows {other_rows}", "give no interval", "ask for at least 2")
     if processes.index == 0:
         check_free(Path(out), resume)
     samples = split_samples(read_samples(data), _share(held_out), seed)
@@ -94,7 +98,7 @@ def adapt(
     trained = _train(task, adapted, Kept(workspace.folder / STATE, resume=resume, facts={"run": key_of(inputs)}))
     if processes.index:  # another process measures and writes
         return AdaptResult(workspace.folder, {})
-    measured = measure(task, adapted, before)
+    measured = measure(task, adapted, before, forgetting_text(base, seed, other_rows))
     facts = publish(task, adapted, trained, measured, inputs, workspace)
     facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
     workspace.write(workspace.result, json.dumps(facts, indent=1))
