@@ -6,7 +6,7 @@ features, in units of the reference's own spread:
     score^2 = mean over channels of ((m' - m) / s)^2 + (s' / s - 1)^2
 
 with m, s and m', s' mean and standard deviation over images, of the means over space of all feature maps. 0 is no shift
-and 1 is as far as one standard deviation of the reference, in every channel. Samples make it larger: two draws of N
+and 1 is as far as one standard deviation of the reference, in every channel; one that does not vary is left out. Samples make it larger: two draws of N
 images from one place score about sqrt(1.5 / N) each way, so give at least some dozens.
 
 A linear probe that tells the two sets apart (`probe_accuracy`) is the other obvious measure. It saturates: a change of
@@ -38,7 +38,7 @@ def feature_shift(reference: torch.Tensor, new: torch.Tensor) -> float:
     _require_enough(reference, new)
     a, b = reference.double(), new.double()
     spread = a.std(0)
-    varies = spread > 1e-6 * spread.max().clamp(min=1e-12)
+    varies = spread > 1e-6 * a.abs().amax(0)
     if not bool(varies.any()):
         raise DataError("the reference images", "all look the same to the backbone", "give different ones")
     mean = (b.mean(0) - a.mean(0)) / spread
