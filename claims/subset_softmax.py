@@ -1,7 +1,7 @@
 """A softmax over part of the vocabulary in training, judged by the full one. `python -m claims.subset_softmax`.
 
-The control is the same training with the exact loss, which needs as little memory (`train.chunked_head`): the subset has
-to cost nothing to be of use at all.
+The control is the same training with the exact loss, which needs as little memory (`train.chunked_head`): the subset
+has to cost nothing to be of use at all.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from claims.experiment import Experiment, Statement
 from featherweight.techniques.adapt.lora import Lora
 
 CLAIM = (
-    "Training an adapter with a softmax over the labels and their nearest tokens (arXiv 2606.19528, its third part, with "
-    "our rule of selection) costs less than 0.02 nats of held-out loss under the full softmax."
+    "Training an adapter with a softmax over the labels and their nearest tokens (arXiv 2606.19528, its third part, "
+    "with our rule of selection) costs less than 0.02 nats of held-out loss under the full softmax."
 )
 SEEDS = (0, 1)
 STEPS, MARGIN = 40, 0.02

@@ -114,6 +114,16 @@ def test_a_trained_head_gets_its_gradient(tmp_path: Path) -> None:
     assert reason_for_own_logits(module) == "it is trained"
 
 
+def test_a_head_that_is_thawed_later_gets_its_gradient(tmp_path: Path) -> None:
+    module, batch = lora(tmp_path, tie_word_embeddings=False), batch_of()
+    loss_of(module, batch)
+    assert reason_for_own_logits(module) is None
+    module.get_output_embeddings().weight.requires_grad_(True)
+    assert "trained" in str(reason_for_own_logits(module))
+    loss_of(module, batch)[0].backward()
+    assert module.get_output_embeddings().weight.grad is not None
+
+
 def test_nothing_trainable_is_no_loss_and_no_gradient(tmp_path: Path) -> None:
     module, batch = lora(tmp_path), batch_of(share=0.0)
     total, count = loss_of(module, batch)

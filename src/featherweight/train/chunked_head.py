@@ -147,7 +147,7 @@ def loss_of(
     wanted = targets != IGNORED
     count = int(wanted.sum())
     head = module.get_output_embeddings()
-    known = head not in _own_logits
+    known = head not in _own_logits and _unsuitable(head) is None
     checked = known and head in _as_expected
     with _selected(head, wanted, (0 if checked else _CHECKED) if known else count) as caught:
         own = module(**batch.inputs()).logits[0]
@@ -169,24 +169,22 @@ _as_expected: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 def reason_for_own_logits(module: Any) -> str | None:
     """Why the head of a module keeps its own logits; None where its loss goes in pieces."""
-    return _own_logits.get(module.get_output_embeddings())
+    head = module.get_output_embeddings()
+    return _unsuitable(head) or _own_logits.get(head)
 
 
 def _agree(module: Any, head: Any, hidden: torch.Tensor, own: torch.Tensor) -> bool:
-    """Whether the head is one that is known here: looked at once, and compared with the module's own logits."""
-    reason = _unsuitable(head)
-    if reason is None:
-        with torch.no_grad():
-            ours = head_of(module)
-            few = hidden[: len(own)].float()
-            logits = torch.cat([ours.logits(few, first, weight) for first, weight in ours.pieces()], -1)
-            same = torch.allclose(logits, own.float(), rtol=_TOLERANCE, atol=_TOLERANCE * float(own.abs().max()))
-        reason = None if same else "it does more than multiply, scale and cap"
-    if reason is not None:
-        _own_logits[head] = reason
-        return False
-    _as_expected[head] = True
-    return True
+    """Whether the head computes what `head_of` says, compared once with the module's own logits."""
+    with torch.no_grad():
+        ours = head_of(module)
+        few = hidden[: len(own)].float()
+        logits = torch.cat([ours.logits(few, first, weight) for first, weight in ours.pieces()], -1)
+        same = torch.allclose(logits, own.float(), rtol=_TOLERANCE, atol=_TOLERANCE * float(own.abs().max()))
+    if same:
+        _as_expected[head] = True
+    else:
+        _own_logits[head] = "it does more than multiply, scale and cap"
+    return same
 
 
 def _unsuitable(head: Any) -> str | None:

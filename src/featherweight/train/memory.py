@@ -91,7 +91,7 @@ class Facts:
         logits: of all tokens, as many copies as transformers has.
         pieces: of the head's loss in pieces.
         dense: the pieces of a matrix that are dense for a moment where the base is not.
-        working: what a step took beyond all that in the one-block model.
+        working: what a step took beyond all that in the one-block model; at least what the block saves.
     """
 
     resident: int

@@ -113,10 +113,11 @@ def _measured(model: Model, method: Any, shape: Shape, pieces: int) -> tuple[int
     before, known = resident_memory(), forget_peak()
     with recomputed([block]):
         step()
-    grown = peak_memory() - before if known else 2 * inside
+    grown = peak_memory() - before if known else 0
     gradients = sum(_WORD * each.numel() for each in trained)
     outside = max(0, everything - inside)
-    return inside, outside, max(0, grown - inside - outside - pieces - gradients)
+    # At least as much as gradients of a block's activations take: what is free in the heap hides growth.
+    return inside, outside, max(inside, grown - inside - outside - pieces - gradients)
 
 
 def _one_block(model: Model, method: Any) -> Any:
