@@ -2,8 +2,8 @@
 
 The parent is the embedded model's first ten blocks, healed for a while towards the whole model so that its losses mean
 something. Under two byte budgets the joint search and its control take as long as each other: the control's rounds are
-set once so that it takes no fewer processor seconds. Each hands on its best choice, made by the ordinary slicer, rounded to nearest
-and judged on text that no search saw. A seed is another sample of text to search on and another search.
+set once so that it takes no fewer processor seconds. Each hands on its best choice, made by the ordinary slicer,
+rounded to nearest and judged on text that no search saw. A seed is another sample of text and another search.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def main() -> str:
     return experiment.conclude(statements, {
         "model": f"the first {BLOCKS} blocks of smollm2-135m, healed for {HEAL['steps']} steps",
         "search": f"{ROWS} rows of {SEARCH_LENGTH} tokens for decisions, {ROWS} others a seed for corrections",
-        "processor_seconds": bench.seconds, "rounds": [EFFORT.turns.rounds, bench.rounds], "picks": bench.picks, "threads": torch.get_num_threads(),
+        "processor_seconds": bench.seconds, "rounds": [EFFORT.turns.rounds, bench.rounds],
+        "picks": bench.picks, "threads": torch.get_num_threads(),
     })  # fmt: skip
 
 
