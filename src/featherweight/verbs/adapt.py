@@ -102,7 +102,8 @@ def adapt(
     base = open_parent(model, cache, trust)
     run = Run(seed=seed, device=device, parent=base, progress=progress or Progress())
     technique, placement = placed(technique, place, base, samples[0], run)
-    task = Task(str(model), base, technique, *(technique.packed(each, base, run) for each in samples), run)
+    training, judged = (technique.packed(each, base, run) for each in samples)
+    task = Task(str(model), base, technique, training, judged, run)
     plan = planned(task, memory, base_formats)
     with fitted(technique, base, run, plan.levers if plan else Levers(), Path(out).parent) as adapted:
         # Whatever the model cannot have has been refused by now, and nothing was written.
