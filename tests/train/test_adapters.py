@@ -21,7 +21,7 @@ def tiny_t5() -> Any:
     torch.manual_seed(0)
     config = transformers.T5Config(
         vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0,
-        dropout_rate=0.0, tie_word_embeddings=False,
+        dropout_rate=0.0,
     )  # fmt: skip
     return transformers.T5ForConditionalGeneration(config).eval().requires_grad_(False)
 
@@ -40,9 +40,7 @@ def test_an_encoder_decoder() -> None:
     )  # fmt: skip
     base, run = tiny_t5(), Run()
     before = {name: each.clone() for name, each in base.named_parameters()}
-    config = peft.LoraConfig(
-        r=4, target_modules=["q", "v", "wi"], modules_to_save=["lm_head"], task_type="SEQ_2_SEQ_LM"
-    )
+    config = peft.LoraConfig(r=4, target_modules=["q", "v", "wi"], modules_to_save=["wo"], task_type="SEQ_2_SEQ_LM")
     adapted = attach(base, config, run.generator("init"))
     ids = torch.from_numpy(rows.batch([0]).ids.numpy())
     start = adapted(input_ids=ids, labels=ids).logits
@@ -52,7 +50,10 @@ def test_an_encoder_decoder() -> None:
     trained = adapted(input_ids=ids, labels=ids).logits.detach()
     folded = tiny_t5()
     changed = dict(merged(adapted))
-    assert set(changed) > {"lm_head.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"}
+    assert set(changed) > {
+        "encoder.block.0.layer.1.DenseReluDense.wo.weight",
+        "encoder.block.0.layer.0.SelfAttention.q.weight",
+    }
     folded.load_state_dict(changed, strict=False)
     again = folded(input_ids=ids, labels=ids).logits.detach()
     torch.testing.assert_close(again, trained, rtol=1e-5, atol=1e-5 * float(trained.abs().max()))

@@ -18,7 +18,8 @@ from tests.train.test_trainer import trainer
 each = trainer(parts=int(sys.argv[2]))
 each.module.dropout.p = 0.0
 course = each.train()
-torch.save((each.module.table.detach(), course.losses), f"{sys.argv[1]}/{each.processes.index}-of-{each.processes.count}.pt")
+name = f"{each.processes.index}-of-{each.processes.count}.pt"
+torch.save((each.module.table.detach(), course.losses), f"{sys.argv[1]}/{name}")
 """
 
 
