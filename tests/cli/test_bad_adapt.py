@@ -73,3 +73,17 @@ def test_an_output_that_exists(refused: Refused, tiny: Path, tmp_path: Path) -> 
     (tmp_path / "out" / "mine").write_text("x")
     (tmp_path / "data.jsonl").write_text(json.dumps(CHAT))
     assert "exists already" in refused("adapt", tiny, "--data", tmp_path / "data.jsonl", "--out", tmp_path / "out")
+
+
+def test_a_loss_that_is_not_a_number(command: Callable[..., object], tiny: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": f"Line {n}."}) + "\n" for n in range(8)))
+    out = tmp_path / "out"
+    options = ("--rank", "2", "--steps", "5", "--learning-rate", "1e38", "--set", "clip=null", "--quiet")
+    ended = command("adapt", tiny, "--data", data, "--out", out, *options)
+    assert ended.status == 2
+    assert "lora, update 2 (" in ended.err
+    assert "data.jsonl line" in ended.err
+    assert "the state after 1 updates is kept" in ended.err
+    assert (out / "training.pt").is_file()
+    assert not (out / "adapter_config.json").exists()

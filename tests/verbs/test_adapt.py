@@ -144,3 +144,15 @@ def test_text_epochs_and_bf16(tiny: Path, tmp_path: Path) -> None:
     fields = {"rank": 2, "epochs": 2, "batch": 4, "length": 32, "precision": "bfloat16"}
     run = fw.adapt(tiny, text, tmp_path / "run", fields=fields)
     assert len(run.facts["losses"]) == round(2 * run.facts["data"]["training"]["rows"] / 4)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_real_model_learns_from_twenty_updates(tmp_path: Path) -> None:
+    data = chats(tmp_path / "chats.jsonl", 60)
+    fields = {"rank": 8, "steps": 20, "batch": 2, "length": 64, "learning_rate": 1e-3}
+    run = fw.adapt("smollm2-135m", data, tmp_path / "run", fields=fields, other_rows=4)
+    held = run.facts["held_out"]
+    assert held["change_interval"][1] < 0
+    assert held["after"] < 0.7 * held["before"]
+    assert run.facts["forgetting"]["all"]["agreement"] > 0.5

@@ -31,6 +31,9 @@ def adapt(
         list[str] | None, typer.Option(help="a format to which the frozen base may be rounded to fit: int8-g64")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="only say what memory training would take, and why")] = False,
+    other_rows: Annotated[
+        int, typer.Option(min=2, help="rows of other text on which the adapted model is compared with the base")
+    ] = 24,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     resume: options.Resume = False,
@@ -56,7 +59,7 @@ def adapt(
         raise RecipeError("--out", "is missing", "name the folder of the adapter, or ask for --plan alone")
     result = run(
         model, data, out, method=method, fields=fields, held_out=held_out, memory=memory, base_formats=formats,
-        seed=seed, device=device, resume=resume, trust=trust, progress=progress(quiet),
+        other_rows=other_rows, seed=seed, device=device, resume=resume, trust=trust, progress=progress(quiet),
     )  # fmt: skip
     if result.facts:
         print_adapt(result.facts, result.folder, report(result.folder))

@@ -20,7 +20,7 @@ from typing import Any
 from featherweight.core.errors import LedgerError
 
 GENESIS = "0" * 64
-_LIBRARIES = ("featherweight", "torch", "transformers", "numpy", "gguf", "xllamacpp", "compressed-tensors")
+_LIBRARIES = ("featherweight", "torch", "transformers", "peft", "numpy", "gguf", "xllamacpp", "compressed-tensors")
 
 
 @dataclass(frozen=True)

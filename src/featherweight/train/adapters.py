@@ -94,6 +94,11 @@ def fold(model: Model, adapted: Any, run: Run) -> Model:
     """
     changed = Rewrite(model, run)
     for name, values in merged(adapted):
+        if name not in model.entries:
+            raise RecipeError(
+                f"folding an adapter into {name}", "the model has it in one with its embedding",
+                "adapt other modules, or keep the adapter beside the model with `featherweight adapt`",
+            )  # fmt: skip
         stored = model.stored(name)
         if model.entries[name].format not in FLOATS:
             raise RecipeError(

@@ -33,7 +33,7 @@ from featherweight.train.held_out import example_losses, mean_loss
 from featherweight.train.memory import EXACT, Levers, MemoryPlan, plan_memory
 from featherweight.train.processes import Processes
 from featherweight.train.trainer import Hooks, Kept
-from featherweight.verbs.adapter_output import Task, Trained, measure, publish
+from featherweight.verbs.adapter_output import Task, Trained, forgetting_text, measure, publish
 from featherweight.verbs.prepare import check_device, open_parent
 
 STATE = "training.pt"
@@ -58,6 +58,7 @@ def adapt(
     held_out: float = 0.1,
     memory: str | int | None = None,
     base_formats: Sequence[str] = (),
+    other_rows: int = 24,
     seed: int = 0,
     device: str = "cpu",
     resume: bool = False,
@@ -76,6 +77,7 @@ def adapt(
         held_out: share of the samples that the result is judged on.
         memory: most that this process may have resident while it trains, such as "2GB"; None = no limit.
         base_formats: formats to which the frozen base may be rounded if it does not fit otherwise.
+        other_rows: rows of other text, 256 tokens each, on which the adapted model is compared with the base.
         seed: of every random choice.
         device: "cpu" or "cuda".
         resume: go on with an interrupted run.
@@ -89,6 +91,8 @@ def adapt(
     started = time.perf_counter()
     technique, processes = adapter_technique(method, {**(fields or {}), "data": str(data)}), Processes()
     check_device(device)
+    if other_rows < 2:
+        raise RecipeError(f"other_rows {other_rows}", "give no interval", "ask for at least 2")
     if processes.index == 0:
         check_free(Path(out), resume)
     samples = split_samples(read_samples(data), _share(held_out), seed)
@@ -96,36 +100,25 @@ def adapt(
     run = Run(seed=seed, device=device, parent=base, progress=progress or Progress())
     task = Task(str(model), base, technique, *(technique.packed(each, base, run) for each in samples), run)
     plan = planned(task, memory, base_formats)
+    # Refuses, before anything is written, what the model cannot have.
     with fitted(technique, base, run, plan.levers if plan else Levers(), Path(out).parent) as adapted:
-        # Whatever the model cannot have has been refused by now, and nothing was written.
-        facts, folder = _trained(task, adapted, plan, Path(out), held_out, resume, processes, started)
-    return AdaptResult(folder, facts)
-
-
-def _trained(
-    task: Task,
-    adapted: Any,
-    plan: MemoryPlan | None,
-    out: Path,
-    held_out: float,
-    resume: bool,
-    processes: Processes,
-    started: float,
-) -> tuple[dict[str, Any], Path]:
-    """Facts of the run, and its folder."""
-    inputs = {**task.inputs(), "held_out": held_out, "versions": versions()}
-    if plan is not None and plan.levers.base not in EXACT:
-        inputs["base"] = plan.levers.base
-    workspace = open_workspace(out, inputs, resume) if processes.index == 0 else Workspace(out)
-    before = example_losses(adapted, task.held_out, task.run.device)
-    trained = _train(task, adapted, Kept(workspace.folder / STATE, resume=resume, facts={"run": key_of(inputs)}), plan)
-    if processes.index:  # another process measures and writes
-        return {}, workspace.folder
-    measured = measure(task, adapted, before)
-    facts = publish(task, adapted, trained, measured, inputs, workspace)
+        inputs = {**task.inputs(), **_base_of(plan), "held_out": held_out, "versions": versions()}
+        workspace = open_workspace(Path(out), inputs, resume) if processes.index == 0 else Workspace(Path(out))
+        before = example_losses(adapted, task.held_out, device)
+        kept = Kept(workspace.folder / STATE, resume=resume, facts={"run": key_of(inputs)})
+        trained = _train(task, adapted, kept, plan)
+        if processes.index:  # another process measures and writes
+            return AdaptResult(workspace.folder, {})
+        measured = measure(task, adapted, before, forgetting_text(base, seed, other_rows))
+        facts = publish(task, adapted, trained, measured, inputs, workspace)
     facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
     workspace.write(workspace.result, json.dumps(facts, indent=1))
-    return facts, workspace.folder
+    return AdaptResult(workspace.folder, facts)
+
+
+def _base_of(plan: MemoryPlan | None) -> dict[str, str]:
+    """The rounding of the base, where it is rounded: then another model is adapted."""
+    return {} if plan is None or plan.levers.base in EXACT else {"base": plan.levers.base}
 
 
 def plan_adapt(

@@ -30,7 +30,7 @@ from featherweight.verbs.facts import receipt_facts
 
 _RELOADED = 1e-5
 _AGAIN = "reloaded"
-_ROWS, _LENGTH = 24, 256
+_LENGTH = 256
 
 
 @dataclass(frozen=True)
@@ -138,25 +138,26 @@ def _check_reload(adapted: Any, draft: Path, probe: torch.Tensor) -> None:
         )  # fmt: skip
 
 
-def measure(task: Task, adapted: Any, before: np.ndarray) -> Measured:
+def measure(task: Task, adapted: Any, before: np.ndarray, text: TokenSet) -> Measured:
     """What the adapter brings on the held-out samples, and what it costs on text that they have nothing to do with.
 
     Args:
         task: the training.
         adapted: the trained module.
         before: losses of the held-out examples before training.
+        text: other text.
     """
     after = example_losses(adapted, task.held_out, task.run.device)
     counts = np.array([each.trainable for each in task.held_out.examples])
     loss = compare_losses(before, after, counts, task.run.seed)
-    scores = compare_with_base(adapted, forgetting_text(task.base, task.run.seed), task.run.device)
+    scores = compare_with_base(adapted, text, task.run.device)
     return Measured(loss, {**by_domain(scores, task.run.seed), "all": summarize(scores, task.run.seed)})
 
 
-def forgetting_text(model: Model, seed: int) -> TokenSet:
+def forgetting_text(model: Model, seed: int, rows: int) -> TokenSet:
     """Held-out rows of the default text: prose and code that every Python has."""
     documents = split_documents(default_documents(), seed)["held-out"]
-    return tokenize(documents, model.tokenizer, _ROWS, _LENGTH, "the default text (held-out part)")
+    return tokenize(documents, model.tokenizer, rows, _LENGTH, "the default text (held-out part)")
 
 
 def compare_with_base(adapted: Any, text: TokenSet, device: str) -> Scores:

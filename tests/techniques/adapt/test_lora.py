@@ -53,3 +53,25 @@ def test_refusals(tiny) -> None:
         Lora(rank=65).peft_config(model)
     with pytest.raises(RecipeError, match=r"matches no linear.*'up_proj'"):
         Lora(targets=("upproj",)).peft_config(model)
+
+
+def test_a_rounded_matrix_is_not_folded_into(tiny, tmp_path) -> None:
+    from featherweight.techniques.quantize.rtn import Rtn
+
+    model, run = open_folder(tiny), tiny_run(tiny)
+    rounded = Rtn().apply(model, run)
+    lora = Lora(steps=1, batch=2, rank=2, learning_rate=1e-2)
+    with pytest.raises(RecipeError, match="it is rounded to .*adapt before the quantizer"):
+        lora.apply(rounded, run)
+
+
+def test_a_rate_a_length_and_a_file_are_the_fields_of_a_step(tmp_path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("Some text to learn by heart. " * 40)
+    folder = tiny_model(tmp_path, tie_word_embeddings=True)
+    model, run = open_folder(folder), tiny_run(folder)
+    lora = Lora(data=str(file), steps=3, batch=2, rank=2, length=32)
+    assert lora.outside()["data"] != Lora(data=str(folder / "config.json")).outside()["data"]
+    assert lora.rows(model, run).length == 32
+    assert lora.apply(model, run).fingerprint != model.fingerprint
+    assert run.notes["updates"] == 3
