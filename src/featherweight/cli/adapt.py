@@ -69,9 +69,9 @@ def adapt(
     if out is None:
         raise RecipeError("--out", "is missing", "name the folder of the adapter, or ask for --plan alone")
     result = run(
-        model, data, out, method=method, fields=fields, place=place, held_out=held_out, other_rows=other_rows,
-        memory=memory, base_formats=formats,
-        seed=seed, device=device, resume=resume, trust=trust, progress=progress(quiet),
+        model, data, out, method=method, fields=fields, place=place, held_out=held_out, memory=memory,
+        base_formats=formats, other_rows=other_rows, seed=seed, device=device, resume=resume, trust=trust,
+        progress=progress(quiet),
     )  # fmt: skip
     if result.facts:
         print_adapt(result.facts, result.folder, report(result.folder))

@@ -163,7 +163,8 @@ def drawn_start(inputs: int, rank: int, start: Start, generator: torch.Generator
     """A as PEFT draws it, [rank, in]."""
     if start == "gaussian":
         return torch.randn(rank, inputs, generator=generator) / rank
-    return (2 * torch.rand(rank, inputs, generator=generator) - 1) * inputs**-0.5
+    uniform: torch.Tensor = (2 * torch.rand(rank, inputs, generator=generator) - 1) * inputs**-0.5
+    return uniform
 
 
 def _factor(score: Score, start: Start, rank: int, alpha: float, inputs: int) -> float:

@@ -117,7 +117,7 @@ def merged(adapted: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
     for name, layer in adapted.get_base_model().named_modules():
         if isinstance(layer, ModulesToSaveWrapper):
-            for leaf, value in layer.modules_to_save[layer.active_adapter].named_parameters():
+            for leaf, value in layer.modules_to_save[str(layer.active_adapter)].named_parameters():
                 yield f"{name}.{leaf}", value.detach().float().cpu()
         elif isinstance(layer, BaseTunerLayer):
             yield from _merged_layer(name, layer)

@@ -34,7 +34,8 @@ def _owners(rows: PackedRows, chosen: range, batch: Batch, kept: torch.Tensor) -
     for index, row in enumerate(chosen):
         for segment, number in enumerate(rows.rows[row]):
             owners[index][batch.segments[index].numpy() == segment] = number
-    return owners[:, 1:][kept.numpy()]
+    of_predictions: np.ndarray = owners[:, 1:][kept.numpy()]
+    return of_predictions
 
 
 def mean_loss(module: Any, rows: PackedRows, device: str) -> float:

@@ -218,7 +218,8 @@ class Trainer:
         rows = self.order(step)
         mine = _share(rows, self.processes.index * self.pace.parts + part, self.processes.count * self.pace.parts)
         if not mine:
-            return 0.0 * next(each for each in self.parameters.values() if each.requires_grad).sum()
+            nothing: torch.Tensor = 0.0 * next(each for each in self.parameters.values() if each.requires_grad).sum()
+            return nothing
         batch = self.rows.batch(mine).to(self.run.device)
         count = self.rows.trainable(rows)
 

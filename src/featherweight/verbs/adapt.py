@@ -105,41 +105,26 @@ def adapt(
     training, judged = (technique.packed(each, base, run) for each in samples)
     task = Task(str(model), base, technique, training, judged, run)
     plan = planned(task, memory, base_formats)
+    # Refuses, before anything is written, what the model cannot have.
     with fitted(technique, base, run, plan.levers if plan else Levers(), Path(out).parent) as adapted:
-        # Whatever the model cannot have has been refused by now, and nothing was written.
-        facts, workspace = _adapted(task, adapted, plan, _Asked(Path(out), held_out, other_rows, resume), processes)
-    if facts:
-        facts |= {"placement": placement} if placement else {}
-        facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
-        workspace.write(workspace.result, json.dumps(facts, indent=1))
+        inputs = {**task.inputs(), **_base_of(plan), "held_out": held_out, "versions": versions()}
+        workspace = open_workspace(Path(out), inputs, resume) if processes.index == 0 else Workspace(Path(out))
+        before = example_losses(adapted, task.held_out, device)
+        kept = Kept(workspace.folder / STATE, resume=resume, facts={"run": key_of(inputs)})
+        trained = _train(task, adapted, kept, plan)
+        if processes.index:  # another process measures and writes
+            return AdaptResult(workspace.folder, {})
+        measured = measure(task, adapted, before, forgetting_text(base, seed, other_rows))
+        facts = publish(task, adapted, trained, measured, inputs, workspace)
+    facts |= {"placement": placement} if placement else {}
+    facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
+    workspace.write(workspace.result, json.dumps(facts, indent=1))
     return AdaptResult(workspace.folder, facts)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """Where a run is kept and how it is judged: the arguments of `adapt` by the same names."""
-
-    out: Path
-    held_out: float
-    other_rows: int
-    resume: bool
-
-
-def _adapted(
-    task: Task, adapted: Any, plan: MemoryPlan | None, asked: _Asked, processes: Processes
-) -> tuple[dict[str, Any], Workspace]:
-    """Trains and measures; facts of the run, none where another process writes them, and its workspace."""
-    inputs = {**task.inputs(), "held_out": asked.held_out, "versions": versions()}
-    if plan is not None and plan.levers.base not in EXACT:
-        inputs["base"] = plan.levers.base
-    workspace = open_workspace(asked.out, inputs, asked.resume) if processes.index == 0 else Workspace(asked.out)
-    before = example_losses(adapted, task.held_out, task.run.device)
-    kept = Kept(workspace.folder / STATE, resume=asked.resume, facts={"run": key_of(inputs)})
-    trained = _train(task, adapted, kept, plan)
-    if processes.index:
-        return {}, workspace
-    measured = measure(task, adapted, before, forgetting_text(task.base, task.run.seed, asked.other_rows))
-    return publish(task, adapted, trained, measured, inputs, workspace), workspace
+def _base_of(plan: MemoryPlan | None) -> dict[str, str]:
+    """The rounding of the base, where it is rounded: then another model is adapted."""
+    return {} if plan is None or plan.levers.base in EXACT else {"base": plan.levers.base}
 
 
 def plan_adapt(

@@ -7,7 +7,7 @@ PEFT's too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -36,7 +36,8 @@ class Lora(AdapterTechnique):
         import peft
 
         require_rank(model, self.rank, self.targets)
+        alpha: Any = self.alpha or 2 * self.rank  # PEFT says int and takes any number
         return peft.LoraConfig(
-            r=self.rank, lora_alpha=self.alpha or 2 * self.rank, target_modules=self.target_names(model),
+            r=self.rank, lora_alpha=alpha, target_modules=self.target_names(model),
             lora_dropout=self.dropout, use_rslora=self.rank_stabilised, use_dora=self.dora, task_type="CAUSAL_LM",
         )  # fmt: skip
