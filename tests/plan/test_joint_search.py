@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from featherweight.testing.tiny import tiny_run, tiny_tokens
 from featherweight.train.bilevel import Turns
 from featherweight.train.decisions import Decisions
 from featherweight.train.space import space_of
+from featherweight.train.supernet import Supernet
 from featherweight.verbs.fit import fit
 from featherweight.verbs.prepare import Settings
 
@@ -114,6 +117,24 @@ def test_the_shortlist_is_the_likeliest_that_fit(task: Task) -> None:
     allowed = [choice for choice in every if task.cost.bytes_of(choice) <= task.limits.most]
     ours = [decisions.log_probability(choice) for choice in shortlist(task.cost, task.limits, decisions, 6)]
     assert ours == pytest.approx([decisions.log_probability(choice) for choice in allowed[:6]])
+
+
+def test_a_search_leaves_no_supernet_behind(task: Task, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All weights in all formats: they must go when the search ends, not when the collector looks for cycles."""
+    made: list[weakref.ref[Supernet]] = []
+    build = Supernet.__init__
+
+    def watched(self: Supernet, *given: Any, **named: Any) -> None:
+        made.append(weakref.ref(self))
+        build(self, *given, **named)
+
+    monkeypatch.setattr(Supernet, "__init__", watched)
+    gc.disable()
+    try:
+        joint_search(task, run, QUICK)
+    finally:
+        gc.enable()
+    assert [each() for each in made] == [None]
 
 
 def test_neighbours_fit_and_are_a_step_or_an_exchange_away(task: Task) -> None:

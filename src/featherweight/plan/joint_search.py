@@ -12,6 +12,7 @@ model belongs to the step `heal` where that is installed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -139,8 +140,9 @@ def joint_search(task: Task, run: Run, effort: Effort) -> Outcome:
     def penalty(draw: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return task.limits.excess(task.cost, draw, effort.size_weight, effort.latency_weight)
 
-    trace = search(supernet, decisions, task.training, task.validation, penalty, effort.turns, run.progress)
-    found = _best(supernet, task, decisions, effort)
+    with contextlib.closing(supernet):
+        trace = search(supernet, decisions, task.training, task.validation, penalty, effort.turns, run.progress)
+        found = _best(supernet, task, decisions, effort)
     return Outcome(found, _readable(decisions), trace, time.perf_counter() - started)
 
 

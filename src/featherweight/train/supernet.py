@@ -68,7 +68,7 @@ class Supernet:
         self.vectors = {name: self.model.tensor(name) for name in self.model.entries if name not in self.matrices}
         self._draw: Draw = {}
         self._active: torch.Tensor | None = None
-        self._hook()
+        self._hooks = list(self._hook())
 
     def _formats(self, name: str) -> list[str]:
         unit = self.space.formats.get(name)
@@ -141,16 +141,21 @@ class Supernet:
         stays = torch.tensor([float(self.order.rank(block) < int(count)) for count in self.space.options["blocks"]])
         return (self._draw["blocks"] @ stays).to(self.device)
 
-    def _hook(self) -> None:
+    def close(self) -> None:
+        """Ends it: hooks and module hold each other, and its weights would wait for the garbage collector."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _hook(self) -> Iterator[Any]:
         norms = [name for name in self.vectors if name.endswith("norm.weight")]
         for name in norms:
             if self.architecture.axes(name, 1) == ("hidden",):
-                self._module_of(name).register_forward_hook(self._norm)
+                yield self._module_of(name).register_forward_hook(self._norm)
         if "activations" in self.space.options:
             for name in self.architecture.linears():
-                self._module_of(name).register_forward_pre_hook(self._round_input)
+                yield self._module_of(name).register_forward_pre_hook(self._round_input)
         for index, layer in enumerate(self.module.model.layers):
-            layer.register_forward_hook(self._gated(index), with_kwargs=True)
+            yield layer.register_forward_hook(self._gated(index), with_kwargs=True)
 
     def _module_of(self, name: str) -> Any:
         return self.module.get_submodule(name.rpartition(".")[0])
