@@ -30,8 +30,9 @@ def launched(folder: Path, count: int, parts: int) -> list[tuple[torch.Tensor, l
         port = str(free.getsockname()[1])
     root = str(Path(__file__).parents[2])
     common = {
-        **os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]), "ACCELERATE_USE_CPU": "1",
-        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        **os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+        "ACCELERATE_USE_CPU": "1", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
     }  # fmt: skip
     started = [
         subprocess.Popen(

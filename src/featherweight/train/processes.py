@@ -22,7 +22,7 @@ class Processes:
     def _state(self) -> Any:
         from accelerate import PartialState
 
-        return PartialState()
+        return PartialState(cpu=not torch.cuda.is_available())
 
     @property
     def several(self) -> bool:
