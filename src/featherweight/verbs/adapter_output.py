@@ -178,7 +178,7 @@ def publish(
         "step": "adapt", **inputs, "before": task.base.fingerprint, "losses": trained.course.losses,
         "held_out_loss": measured.loss.to_dict(), "quality": measured.forgetting["all"].to_dict(),
     }  # fmt: skip
-    cost = {"seconds": round(trained.seconds, 2), "peak_memory": peak_memory()}
+    cost: dict[str, Any] = {"seconds": round(trained.seconds, 2), "peak_memory": peak_memory()}
     if trained.memory is not None:
         cost["memory_plan"] = dict(trained.memory)
     receipt = ledger.append_once(content, cost)
