@@ -129,7 +129,8 @@ def chunked_nll(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torc
         targets: token ids, int64 [positions].
         head: what makes logits of them; it gets no gradient.
     """
-    return _Loss.apply(hidden, targets, head)
+    loss: torch.Tensor = _Loss.apply(hidden, targets, head)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def loss_of(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def fitted(
-    technique: AdapterTechnique, model: Model, run: Run, levers: Levers, folder: Path | None = None
+    technique: AdapterTechnique, model: Model, run: Run, levers: Levers | None = None, folder: Path | None = None
 ) -> Iterator[Any]:
     """PEFT's wrapper of the model's module with a new adapter, the same that `technique.attach` makes.
 
@@ -27,7 +27,7 @@ def fitted(
         technique: the method.
         model: the base.
         run: gives the device and the generators.
-        levers: what is done for less memory, as long as the `with` block lasts.
+        levers: what is done to stay below a limit, as long as the `with` block lasts; None = there is no limit.
         folder: where the temporary file goes, if one is needed; None = the system's folder for those.
     """
     from featherweight.train.frozen_module import frozen_module
@@ -35,7 +35,9 @@ def fitted(
     from featherweight.train.spill import Spill
 
     with ExitStack() as stack:
-        if levers != Levers():
+        if levers is None:
+            levers = Levers()
+        else:
             stack.enter_context(large_blocks_returned())
         spill = stack.enter_context(Spill(folder)) if levers.offload or levers.base == DISK else None
         module = None if levers.base == DENSE else frozen_module(model, levers.base, spill)

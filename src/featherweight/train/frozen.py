@@ -134,7 +134,7 @@ class _Product(torch.autograd.Function):
 class Values(torch.Tensor):
     """The values of a frozen matrix, to look at. Who writes to a copy means to change the matrix, and is told."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @property
     def data(self) -> torch.Tensor:  # type: ignore[override]
@@ -155,10 +155,10 @@ class FrozenLinear(nn.Linear):
         nn.Module.__init__(self)
         self.frozen = frozen
         self.out_features, self.in_features = frozen.shape
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
         """The values, float32 [out, in]."""
         return self.frozen.dense().as_subclass(Values)
 
@@ -166,7 +166,8 @@ class FrozenLinear(nn.Linear):
         """[..., in] -> [..., out]."""
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.out_features)
-        return _Product.apply(x, self.frozen, self.bias)
+        product: torch.Tensor = _Product.apply(x, self.frozen, self.bias)  # type: ignore[no-untyped-call]
+        return product
 
 
 class FrozenEmbedding(nn.Embedding):
@@ -179,7 +180,7 @@ class FrozenEmbedding(nn.Embedding):
         self.padding_idx = None
 
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
         """The values, float32 [vocabulary, hidden]."""
         return self.frozen.dense().as_subclass(Values)
 

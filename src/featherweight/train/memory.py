@@ -25,8 +25,8 @@ DENSE, STORED, DISK = "dense", "stored", "disk"
 EXACT = (DENSE, STORED, DISK)
 """Ways to keep the base that change nothing of it."""
 
-# Seconds of a step as a multiple of the step with a dense base and nothing computed again; measured by
-# benchmarks/adapter_training.py. They order the choices, they promise nothing.
+# Seconds of a step as a multiple of the step with a dense base and nothing computed again. Expected from the number of
+# multiplications and bytes read, not measured yet: they order the choices, they promise nothing.
 TIMES = {DENSE: 1.0, STORED: 1.08, DISK: 1.15}
 RECOMPUTED, OFFLOADED = 1.35, 1.02
 

@@ -36,8 +36,9 @@ class _Boundaries:
         return place
 
     def give(self, kept: torch.Tensor | Spilled) -> torch.Tensor:
-        if not isinstance(kept, Spilled) or self.spill is None:
+        if not isinstance(kept, Spilled):
             return kept.detach()
+        assert self.spill is not None  # it wrote what is kept
         hidden = self.spill.pop(kept)
         self.waiting.remove(kept)
         if self.waiting:
@@ -128,6 +129,6 @@ def _wrapped(original: Callable[..., Any], boundaries: _Boundaries, anchor: torc
         def run(states: torch.Tensor) -> Any:
             return original(states, *args, **kwargs)
 
-        return _Block.apply(run, boundaries, anchor, hidden)
+        return _Block.apply(run, boundaries, anchor, hidden)  # type: ignore[no-untyped-call]
 
     return forward

@@ -42,14 +42,15 @@ class Subset:
 
     def tokens(self, head: Head, targets: torch.Tensor) -> torch.Tensor:
         """K, sorted token ids, int64."""
-        labels = targets.unique()
+        labels: torch.Tensor = targets.unique()
         if self.neighbours >= head.size:
             return torch.arange(head.size, device=targets.device)
         new = [label for label in labels.tolist() if label not in self._known]
         if new:
             found = self._nearest(head, torch.tensor(new, device=targets.device))
             self._known.update(zip(new, found, strict=True))
-        return torch.cat([labels, *(self._known[label] for label in labels.tolist())]).unique()
+        chosen: torch.Tensor = torch.cat([labels, *(self._known[label] for label in labels.tolist())]).unique()
+        return chosen
 
     def _nearest(self, head: Head, labels: torch.Tensor) -> torch.Tensor:
         """The rows of greatest cosine, int64 [labels, neighbours]."""

@@ -30,7 +30,7 @@ from featherweight.core.workspace import Workspace, check_free, open_workspace
 from featherweight.train.adapter_technique import AdapterTechnique
 from featherweight.train.fitted import fitted, shape_of
 from featherweight.train.held_out import example_losses, mean_loss
-from featherweight.train.memory import EXACT, Levers, MemoryPlan, plan_memory
+from featherweight.train.memory import EXACT, MemoryPlan, plan_memory
 from featherweight.train.processes import Processes
 from featherweight.train.trainer import Hooks, Kept
 from featherweight.verbs.adapter_output import Task, Trained, forgetting_text, measure, publish
@@ -106,7 +106,7 @@ def adapt(
     task = Task(str(model), base, technique, training, judged, run)
     plan = planned(task, memory, base_formats)
     # Refuses, before anything is written, what the model cannot have.
-    with fitted(technique, base, run, plan.levers if plan else Levers(), Path(out).parent) as adapted:
+    with fitted(technique, base, run, plan.levers if plan else None, Path(out).parent) as adapted:
         inputs = {**task.inputs(), **_base_of(plan), "held_out": held_out, "versions": versions()}
         workspace = open_workspace(Path(out), inputs, resume) if processes.index == 0 else Workspace(Path(out))
         before = example_losses(adapted, task.held_out, device)
