@@ -69,7 +69,7 @@ def main() -> None:
             "toy": notes,
             "smollm2": (stable := probe_smollm(experiment)),
         },
-        [same_on_every_task(stable)],
+        same_on_every_task(stable),
     )
 
 
@@ -126,17 +126,23 @@ def probe_smollm(experiment: Experiment) -> dict[str, dict[str, Any]]:
     return found
 
 
-def same_on_every_task(stable: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Whether one module is first on every task; the difference is the number of tasks where another one is."""
+def same_on_every_task(stable: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whether one module is first on every task, and whether the first one is a down projection as the paper found."""
     firsts = [module for module, _ in stable["fisher"].values()]
     others = sum(module != max(set(firsts), key=firsts.count) for module in firsts)
+    elsewhere = sum(not module.endswith("down_proj") for module in firsts)
+    return [
+        counted("one module of SmolLM2-135M is first on all four tasks (fisher)", others),
+        counted("the first module of SmolLM2-135M is a down projection on all four tasks (fisher)", elsewhere),
+    ]
+
+
+def counted(statement: str, against: int) -> dict[str, Any]:
+    """A statement that holds when no task speaks against it."""
     return {
-        "statement": "one module of SmolLM2-135M is first on all four tasks (fisher)",
-        "difference": others,
-        "interval": [others, others],
-        "outcome": "holds" if not others else "contradicted",
-        "unit": "tasks where another is first",
-    }
+        "statement": statement, "difference": against, "interval": [against, against],
+        "outcome": "contradicted" if against else "holds", "unit": "tasks against it",
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

