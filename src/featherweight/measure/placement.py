@@ -9,9 +9,11 @@ thing):
     fisher      ||G||^2
 
 With A of one variance everywhere ("gaussian", PEFT's 1/rank^2) all linears are on equal terms; with PEFT's default
-("kaiming", variance 1/(3 in)) narrow inputs gain. The highest module is mostly a down projection that reads a massive
-activation, which depends on the first token: probe with the template that is trained with. The score says where the
-first steps go, not which adapter is best in the end, and it changes when a function is written with other weights.
+("kaiming", variance 1/(3 in)) narrow inputs gain. The highest module is mostly a down projection that
+reads a massive activation, which depends on the first token: probe with the template that is trained with. The score
+says where the first steps go, not which adapter is best in the end, and it changes when the same function is written
+with other weights: of SmolLM2-135M as it is packaged block 11's down projection is first, of the default model, whose
+channels are equalised, block 0's attention output.
 
 G is never formed: ||dy^T x||^2 is the sum over pairs of tokens of (x x^T) * (dy dy^T). The model is left as it was.
 """
