@@ -6,7 +6,8 @@ Matryoshka representations: the loss of every rank, so that every prefix is aske
 
 The defaults are ours, not the paper's. In the small settings that we measure (`claims/matryoshka_lora.py`) the paper's
 objective did not make low ranks good: nothing in it asks a prefix to be good alone, and what is served is not what was
-trained. The losses of all ranks did, with scale 1, at the price of one pass per rank in every step. The paper's own
+trained. The losses of all ranks did, with scale 1, at the price of one pass per rank in every step; in short training
+none of the three was better than plain LoRA cut by its singular values (`adapter shrink`). The paper's own
 setting is `objective: sum_of_outputs, scaling: sqrt, init: paper`; its regime (instructed models, tasks scored by
 accuracy) is not ours, and its printed results were not to be had.
 """
