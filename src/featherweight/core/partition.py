@@ -22,6 +22,7 @@ from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 from featherweight.core.errors import AdapterError
+from featherweight.core.fused_partition import fused_expand, fused_reduce, usable
 from featherweight.core.lazy import torch
 from featherweight.core.splitmix import remainder, splitmix
 
@@ -119,6 +120,10 @@ class Partition:
     def expand(self, theta: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Places `start` to `stop` of the result of [groups] numbers, in their dtype and on their device."""
         scaled = theta * self.scales.to(theta)
+        if self.index is None and usable(theta.device):
+            fused = fused_expand(scaled, self.seed, start, stop - start)
+            if fused is not None:
+                return fused
         result = theta.new_empty(stop - start)
         for first, last in chunks(start, stop):
             torch.index_select(scaled, 0, self.of(first, last, theta.device), out=result[first - start : last - start])
@@ -126,6 +131,10 @@ class Partition:
 
     def reduce(self, values: torch.Tensor, start: int) -> torch.Tensor:
         """What values [n] for the places from `start` on give under the transposed map, [groups]."""
+        if self.index is None and usable(values.device):
+            fused = fused_reduce(values, self.seed, start, self.groups)
+            if fused is not None:
+                return fused * self.scales.to(fused)
         sums = values.new_zeros(self.groups)
         for first, last in chunks(start, start + len(values)):
             sums.index_add_(0, self.of(first, last, values.device), values[first - start : last - start])

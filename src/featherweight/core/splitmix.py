@@ -16,7 +16,12 @@ _WORD = 1 << 64
 def splitmix(seed: int, start: int, stop: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """64 random bits for each place from `start` to `stop`, int64 [stop - start]."""
     places = torch.arange(start, stop, dtype=torch.int64, device=device)
-    return mixed(places.add_(signed(seed + _GOLDEN)))
+    return mixed(places.add_(place_of(seed, 0)))
+
+
+def place_of(seed: int, place: int) -> int:
+    """The number that is mixed for a place, as int64."""
+    return signed(seed + place + _GOLDEN)
 
 
 def mixed(bits: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 
 from featherweight.core.errors import AdapterError, RecipeError
 from featherweight.core.partition import VERSIONS
-from featherweight.core.source import open_folder
+from featherweight.core.run import Run
+from featherweight.core.source import open_folder, open_model
 from featherweight.techniques.adapt.gpart import GPart
 from featherweight.testing import check_technique
 from featherweight.testing.tiny import tiny_model, tiny_run
@@ -76,3 +77,18 @@ def test_refusals_write_nothing(tmp_path: Path) -> None:
         with pytest.raises((AdapterError, RecipeError), match=sentence):
             adapt(folder, data, tmp_path / "run", method="gpart", fields={"steps": 1, "length": 32, **fields})
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.real
+def test_smollm2_starts_as_itself_and_learns() -> None:
+    model, attention = open_model("smollm2-135m"), ("q_proj", "k_proj", "v_proj", "o_proj")
+    gpart = GPart(targets=attention)
+    adapted, base = gpart.attach(model, Run()), model.module()
+    ids = torch.arange(100, 132)[None]
+    with torch.no_grad():
+        assert torch.equal(adapted(input_ids=ids).logits, base(input_ids=ids).logits)
+    sizes = [rows * columns for _, rows, columns, _ in adapted.peft_config["default"].layout]
+    assert sum(sizes) == 26_542_080
+    assert adapted.get_nb_trainable_parameters()[0] == 16_384
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    assert adapted.base_model.gpart_theta["default"].grad.count_nonzero() == 16_384
