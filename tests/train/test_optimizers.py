@@ -191,8 +191,6 @@ def test_factors_become_groups_of_their_own() -> None:
 def test_state_bytes_are_exact(name: str, dtype: torch.dtype) -> None:
     if name not in installed():
         pytest.skip("not installed")
-    if dtype is torch.bfloat16 and name in ("galore", "apollo", "apollo-mini"):
-        pytest.skip("tested in float32")
     tensors = network(dtype)
     try:
         optimizer = stepped(name, tensors)

@@ -174,6 +174,7 @@ def _groups(
     projection = {key: options.get(key, each) for key, each in facts.groups.items()}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in named:
+        parameter.requires_grad_(True)  # as `minimise` will; APOLLO passes over those that do not yet
         role, factor = role_of(name, parameter.shape, embeddings), factors.get(name, 1.0)
         rank = min(projection["rank"], *parameter.shape) if projection and role == "matrix" else 0
         if (role, factor, rank) not in groups:
