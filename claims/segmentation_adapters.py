@@ -31,7 +31,7 @@ from featherweight.models.serial_adapter import SerialAdapter
 from featherweight.testing.segmenters import tiny_mask2former
 from featherweight.train.loop import Schedule
 from featherweight.train.segmentation import train_on_scenes
-from featherweight.verbs.adapt_segmenter import AdaptedSegmenter
+from featherweight.verbs.adapt_segmenter import THRESHOLD, AdaptedSegmenter
 
 CLAIM = (
     "Tuning 1 to 6 % of an instance segmenter is competitive with tuning all of it, two or three adapters a block are"
@@ -118,7 +118,7 @@ def shift(model: Any, known: Scenes, new: Scenes, seed: int) -> dict[str, Any]:
     reference, features = (pooled_features(backbone(model), each.images) for each in (known, new))
     score = feature_shift(reference, features)
     probe = probe_accuracy(reference, features, torch.Generator().manual_seed(seed))
-    return {"score": round(score, 3), "probe": round(probe, 3), "auto": "adapters" if score >= 1 else "LoRA"}
+    return {"score": round(score, 3), "probe": round(probe, 3), "auto": "adapters" if score >= THRESHOLD else "LoRA"}
 
 
 def tuned() -> dict[str, float]:
