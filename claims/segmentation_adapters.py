@@ -4,7 +4,7 @@ A Mask2Former of width 32 (160,514 parameters) is pretrained here on scenes of h
 other worlds of other digits: "near" has other colours, "far" inverted contrast, another ground and mirrored digits. All
 train the heads; LoRA is the paper's (offsets and values of deformable attention, q and v of self-attention, rank 8),
 adapters are one, two or three behind every attention. Everybody gets the same steps on the same scenes, at the better
-of two learning rates, found once in the far world on scenes that nobody is judged on; one adapter stands for more.
+of three learning rates, found once in the far world on scenes that nobody is judged on; one adapter stands for more.
 
 A seed draws the pretrained model, the scenes to learn and what training draws; the scenes to be judged on are always
 the same. Losses are 1 minus the matched IoU of a scene. `--seeds 1` runs one seed and writes nothing.
@@ -39,7 +39,7 @@ CLAIM = (
 )
 PRETRAINING, PRETRAINING_STEPS, PRETRAINING_RATE = 384, 350, 3e-3
 LEARN, TUNE, JUDGE, STEPS, BATCH = 96, 24, 64, 50, 8
-RATES = (3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 METHODS: dict[str, dict[str, Any]] = {
     "heads": {"method": "heads"},
     "LoRA": {"method": "lora"},
