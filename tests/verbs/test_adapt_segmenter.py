@@ -78,9 +78,11 @@ def test_auto_measures_and_chooses(base: Any) -> None:
         def say(self, message: str) -> None:
             said.append(message)
 
-    near = fw.adapt_segmenter(base, coloured_shapes(24, 1), reference=coloured_shapes(24).images, steps=0)
+    near = fw.adapt_segmenter(base, coloured_shapes(24, 1), reference=coloured_shapes(24).images, threshold=1, steps=0)
     far_scenes = coloured_shapes(24, 2, discs=True, inverted=True)
-    far = fw.adapt_segmenter(base, far_scenes, reference=coloured_shapes(24).images, steps=0, progress=Shown())
+    far = fw.adapt_segmenter(
+        base, far_scenes, reference=coloured_shapes(24).images, threshold=1, steps=0, progress=Shown()
+    )
     assert (near.method, far.method) == ("lora", "adapters")
     assert near.shift is not None
     assert far.shift is not None

@@ -6,8 +6,8 @@ features, in units of the reference's own spread:
     score^2 = mean over channels of ((m' - m) / s)^2 + (s' / s - 1)^2
 
 with m, s and m', s' mean and standard deviation over images, of the means over space of all feature maps. 0 is no shift
-and 1 is as far as one standard deviation of the reference, in every channel; one that does not vary is left out. Samples make it larger: two draws of N
-images from one place score about sqrt(1.5 / N) each way, so give at least some dozens.
+and 1 is as far as one standard deviation of the reference, in every channel; one that does not vary there is left out.
+Samples make it larger: two draws of N images from one place score about sqrt(3 / N), so give at least some dozens.
 
 A linear probe that tells the two sets apart (`probe_accuracy`) is the other obvious measure. It saturates: a change of
 colour alone is told apart as surely as a new world. It is offered to compare with, and nothing is decided by it.
