@@ -89,19 +89,3 @@ def _trim() -> Callable[[int], int] | None:
     if not sys.platform.startswith("linux"):
         return None
     return getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-
-
-def resident_memory_now() -> int:
-    """Resident set of this process, in bytes."""
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
-
-
-def reset_peak_memory() -> bool:
-    """Makes `peak_memory` start again from what is resident now; False where the system cannot (all but Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from featherweight.core.lazy import torch
+from featherweight.core.memory import give_back_memory
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.plan.expected import ExpectedCost, Limits, require_feasible
@@ -143,6 +144,8 @@ def joint_search(task: Task, run: Run, effort: Effort) -> Outcome:
     with contextlib.closing(supernet):
         trace = search(supernet, decisions, task.training, task.validation, penalty, effort.turns, run.progress)
         found = _best(supernet, task, decisions, effort)
+    del supernet
+    give_back_memory()  # it held all weights in all formats
     return Outcome(found, _readable(decisions), trace, time.perf_counter() - started)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from featherweight.core.batch import IGNORED, Batch
 from featherweight.core.errors import TrainingError
 from featherweight.core.lazy import torch
-from featherweight.core.memory import give_back_memory, peak_memory, reset_peak_memory, resident_memory_now
+from featherweight.core.memory import forget_peak, give_back_memory, peak_memory, resident_memory
 from featherweight.core.progress import Progress
 from featherweight.train.loop import Schedule, minimise
 from featherweight.train.optimizer_state import counted_bytes
@@ -126,7 +126,7 @@ def run_trial(
 ) -> Trial:  # fmt: skip
     """Trains once; `finished` sees the module at the end of its schedule."""
     give_back_memory()
-    known, before = reset_peak_memory(), resident_memory_now()
+    known, before = forget_peak(), resident_memory()
     module = workload.start(seed).train()
     optimizer = build_optimizer(
         name, module.named_parameters(), rate, protocol.weight_decay, embeddings_of(module)
