@@ -6,7 +6,6 @@ split by the hash of what they say: the same ones are held out every time, and a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.errors import DataError
+from featherweight.core.shares import hash_rank
+from featherweight.core.user_file import numbered_lines, read_text
 
 Message = Mapping[str, Any]
 _MEND = "write lines with 'messages', with 'prompt' and 'completion', or with 'text'"
@@ -48,18 +49,12 @@ def read_samples(path: str | Path) -> list[Sample]:
         DataError: missing, not UTF-8, empty, or a line that is none of the three kinds.
     """
     source = Path(path)
-    if not source.is_file():
-        raise DataError(f"data {str(path)!r}", "does not exist", "give a .jsonl file of chats or texts, or a .txt file")
-    try:
-        text = source.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(str(source), "is not UTF-8 text", "convert it, for example with iconv") from None
+    text = read_text(source, f"data {str(path)!r}", "give a .jsonl file of chats or texts, or a .txt file")
     if not text.strip():
         raise DataError(str(source), "is empty", _MEND)
     if source.suffix != ".jsonl":
         return [Sample(str(source), text=text)]
-    lines = text.split("\n")  # other line separators may stand inside a JSON string
-    return [_sample(line, f"{source} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    return [_sample(line, f"{source} line {number}") for number, line in numbered_lines(text)]
 
 
 def _sample(line: str, where: str) -> Sample:
@@ -106,7 +101,7 @@ def split_samples(samples: Sequence[Sample], share: float, seed: int = 0) -> tup
     """
     if not share:
         return list(samples), []
-    different = sorted({sample.key for sample in samples}, key=lambda key: _order(key, seed))
+    different = sorted({sample.key for sample in samples}, key=lambda key: hash_rank(key, seed))
     if len(different) < 2:
         raise DataError(
             samples[0].where if samples else "data", "is the only sample, so none can be held out",
@@ -115,7 +110,3 @@ def split_samples(samples: Sequence[Sample], share: float, seed: int = 0) -> tup
     count = min(max(1, round(share * len(different))), len(different) - 1)
     held = set(different[:count])
     return [each for each in samples if each.key not in held], [each for each in samples if each.key in held]
-
-
-def _order(key: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()

@@ -32,7 +32,8 @@ def read_text(path: str | Path, called: str, mend: str) -> str:
 
 def numbered_lines(text: str) -> list[tuple[int, str]]:
     """The lines that are not blank, each with its number from 1."""
-    return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    # Not splitlines: what else it takes for the end of a line may stand inside a JSON string.
+    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def digest_of(path: Path) -> str:

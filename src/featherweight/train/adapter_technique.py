@@ -10,7 +10,6 @@ in however many parts the update goes through the model.
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from featherweight.core.packing import PackedRows
 from featherweight.core.run import Run
 from featherweight.core.samples import Sample, read_samples
 from featherweight.core.technique import Kind, Need, Technique
+from featherweight.core.user_file import digest_of
 from featherweight.train import adapters
 from featherweight.train.checkpoints import Course
 from featherweight.train.governor import Governor, stop_when_flat
@@ -162,7 +162,7 @@ class AdapterTechnique(Technique):
 
     def outside(self) -> dict[str, str]:
         path = Path(self.data or "")
-        return {"data": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+        return {"data": digest_of(path)} if path.is_file() else {}
 
     def apply(self, model: Model, run: Run) -> Model:
         if self.steps == 0:
