@@ -3,7 +3,8 @@
     python docs/generate.py           # write
     python docs/generate.py --check   # exit status 1 when what is written differs
 
-A technique's page holds its declaration and the last result of its claim, `claims/results/<name>.json`.
+A technique's page holds its declaration and the last result of its claim, `claims/results/<name>.json`. Claims that
+belong to no single technique, such as that on the order of steps, have a page together.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ _MADE = "<!-- made by docs/generate.py -->\n\n"
 def pages() -> dict[Path, str]:
     """Every generated file with its content."""
     known = techniques()
-    results = {
-        name: json.loads(path.read_text("utf-8")) for name in known if (path := RESULTS / f"{name}.json").exists()
-    }
+    every = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    results = {name: each for name, each in every.items() if name in known}
     made = {DOCS / "techniques" / f"{name}.md": technique_page(cls, results.get(name)) for name, cls in known.items()}
     made[DOCS / "techniques" / "README.md"] = index(known, results)
+    made[DOCS / "claims.md"] = claims_page({name: each for name, each in every.items() if name not in known})
     made[DOCS / "verbs.md"] = verbs_page()
     verdicts = {name: {"verdict": each["verdict"], "summary": summary(each)} for name, each in results.items()}
     made[VERDICTS] = json.dumps(verdicts, indent=1) + "\n"
@@ -90,20 +91,20 @@ def claim(result: Mapping[str, Any]) -> str:
     ]
     losses = [
         [name, f"{sum(seeds) / len(seeds):.3f}", f"{min(seeds):.3f} to {max(seeds):.3f}"]
-        for name, seeds in result["nll"].items()
+        for name, seeds in result.get("nll", {}).items()
     ]
-    return "\n\n".join(
-        [
-            f"> {result['claim']}",
-            f"**{result['verdict']}**, on {result['model']} with {result['calibration']}, judged on"
-            f" {result['evaluation']}.",
-            table(
-                ["statement", "difference" if several else f"difference, {units[0]}", "95 % interval", "outcome"],
-                statements,
-            ),
-            table(["variant", f"NLL, {_NATS}" if units[0] == _NATS else units[0], "lowest to highest seed"], losses),
-        ]
-    )
+    parts = [
+        f"> {result['claim']}",
+        f"**{result['verdict']}**, on {result['model']} with {result['calibration']}, judged on {result['evaluation']}.",
+        table(
+            ["statement", "difference" if several else f"difference, {units[0]}", "95 % interval", "outcome"],
+            statements,
+        ),
+    ]
+    if losses:
+        unit = f"NLL, {_NATS}" if units[0] == _NATS else units[0]
+        parts.append(table(["variant", unit, "lowest to highest seed"], losses))
+    return "\n\n".join(parts)
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -119,6 +120,16 @@ def index(known: Mapping[str, type[Technique]], results: Mapping[str, Mapping[st
         for name, cls in known.items()
     ]
     return f"{_MADE}# Techniques\n\n{table(['technique', 'kind', 'what it does', 'claim'], rows)}\n"
+
+
+def claims_page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Claims about several techniques, or about how they are chosen and trained."""
+    parts = [
+        "# Claims that belong to no single technique",
+        "Each is `python -m claims.NAME`. [Those of a technique](techniques/README.md) stand on its page.",
+        *(part for name, each in results.items() for part in (f"## {name}", claim(each))),
+    ]
+    return _MADE + "\n\n".join(parts) + "\n"
 
 
 def verbs_page() -> str:
