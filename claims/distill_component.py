@@ -247,6 +247,7 @@ def statement(text: str, differences: Sequence[float], interval: Sequence[float]
         "statement": text, "difference": round(sum(differences) / len(differences), 4),
         "interval": [round(low, 4), round(high, 4)],
         "outcome": "holds" if held else "contradicted" if against else "undecided",
+        "unit": "share",
     }  # fmt: skip
 
 

@@ -152,10 +152,11 @@ def judged(name: str, grids: Sequence[Sequence[Cell]]) -> dict[str, Any]:
     drawn = torch.tensor([sum(rho([grid[at] for at in pick]) for grid in grids) / len(grids) for pick in picks])
     low, high = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
     return {
-        "statement": f"{name}: A(Q→P) rises with C*_P − C_Q (the number is Spearman's rho)",
+        "statement": f"{name}: A(Q→P) rises with C*_P − C_Q",
         "difference": round(sum(map(rho, grids)) / len(grids), 3),
         "interval": [round(low, 3), round(high, 3)],
         "outcome": "holds" if low > 0 else "contradicted" if high < 0 else "undecided",
+        "unit": "Spearman's rho",
     }
 
 

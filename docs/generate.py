@@ -93,9 +93,10 @@ def claim(result: Mapping[str, Any]) -> str:
         [name, f"{sum(seeds) / len(seeds):.3f}", f"{min(seeds):.3f} to {max(seeds):.3f}"]
         for name, seeds in result.get("nll", {}).items()
     ]
+    where = f"on {result['model']} with {result['calibration']}, judged on {result['evaluation']}"
     parts = [
         f"> {result['claim']}",
-        f"**{result['verdict']}**, on {result['model']} with {result['calibration']}, judged on {result['evaluation']}.",
+        f"**{result['verdict']}**, {where}.",
         table(
             ["statement", "difference" if several else f"difference, {units[0]}", "95 % interval", "outcome"],
             statements,
