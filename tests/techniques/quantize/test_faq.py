@@ -193,7 +193,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("fields", "says"),
         [
-            ({"quantizer": "gptqq"}, "technique 'gptk': is unknown; did you mean 'gptq'"),
+            ({"quantizer": "gptqq"}, "technique 'gptqq': is unknown; did you mean 'gptq'"),
             ({"quantizer": "wanda"}, "quantizer = 'wanda': is no quantizer to calibrate"),
             ({"quantizer": "faq"}, "quantizer = 'faq': is no quantizer to calibrate"),
             ({"settings": {"formt": "Q4_0"}}, "field 'formt' of gptq: is unknown; did you mean"),
