@@ -226,3 +226,17 @@ def test_what_is_spilled_comes_back(tmp_path: Path) -> None:
         again = spill.put(torch.ones(5, 3))
         assert spill.nbytes == before
         assert torch.equal(spill.get(again), torch.ones(5, 3))
+
+
+def test_lent_pieces_have_the_values_of_kept_ones(tmp_path: Path) -> None:
+    """And the next matrix takes their memory, so nothing that was kept before may change."""
+    packed = get("Q4_1").fit(torch.randn(96, 64, generator=torch.Generator().manual_seed(3)))
+    other = get("Q8_0").fit(torch.randn(96, 64, generator=torch.Generator().manual_seed(4)))
+    frozen, second = kept(entry_of(packed)), kept(entry_of(other))
+    whole = frozen.dense()
+    for (first, lent), (start, own) in zip(frozen.lent(), frozen, strict=True):
+        assert first == start
+        assert torch.equal(lent, own)
+    [(_, lent)] = second.lent()
+    assert torch.equal(lent, other.dequantize())
+    assert torch.equal(whole, packed.dequantize())

@@ -204,7 +204,7 @@ def head_of(module: Any) -> Head:
     cap = getattr(settings, "final_logit_softcapping", None)
     bias = None if head.bias is None else head.bias.detach()
     if isinstance(head, FrozenLinear):
-        return Head(head.frozen.__iter__, head.out_features, bias, scale, cap)
+        return Head(head.frozen.lent, head.out_features, bias, scale, cap)
     return Head(lambda: _views(head.weight.detach()), head.out_features, bias, scale, cap)
 
 

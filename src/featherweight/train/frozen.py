@@ -8,6 +8,7 @@ It knows no optimizer and no adapter: PEFT takes it for the `torch.nn.Linear` th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +28,25 @@ PIECE = 1 << 22
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of a matrix: the first, how many, and their values, float32 [rows, columns], when they are needed."""
+    """Some rows of a matrix: the first, how many, and their values, float32 [rows, columns], when they are needed.
+
+    `load` may put them into the memory that it is given.
+    """
 
     first: int
     rows: int
-    load: Callable[[], torch.Tensor]
+    load: Callable[[torch.Tensor | None], torch.Tensor]
+
+
+_rooms = threading.local()
+
+
+def _room() -> torch.Tensor:
+    """Memory for one piece, this thread's: asking the system for it at every use costs more than the use."""
+    if not hasattr(_rooms, "piece"):
+        _rooms.piece = torch.empty(PIECE)
+    room: torch.Tensor = _rooms.piece
+    return room
 
 
 class Frozen:
@@ -48,11 +63,15 @@ class Frozen:
 
     def __iter__(self) -> Iterator[tuple[int, torch.Tensor]]:
         """First row and values of every piece, one dense at a time."""
-        return ((piece.first, piece.load()) for piece in self.pieces)
+        return ((piece.first, piece.load(None)) for piece in self.pieces)
+
+    def lent(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The same in memory that the next piece of any matrix takes: for what is used at once and not kept."""
+        return ((piece.first, piece.load(_room())) for piece in self.pieces)
 
     def dense(self) -> torch.Tensor:
         """The whole matrix, float32."""
-        return self.pieces[0].load() if len(self.pieces) == 1 else torch.cat([weight for _, weight in self])
+        return self.pieces[0].load(None) if len(self.pieces) == 1 else torch.cat([weight for _, weight in self])
 
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """Some rows, int64 of any shape, as float32 [*rows.shape, columns]."""
@@ -61,7 +80,7 @@ class Frozen:
         for piece in self.pieces:
             here = ((flat >= piece.first) & (flat < piece.first + piece.rows)).nonzero().squeeze(-1)
             if here.numel():
-                taken[here] = piece.load()[flat[here] - piece.first]
+                taken[here] = piece.load(_room())[flat[here] - piece.first]
         return taken.reshape(*rows.shape, self.shape[1])
 
 
@@ -93,15 +112,20 @@ def _cuts(entry: Entry) -> list[tuple[int, int]]:
 
 
 def _expander(stored: Stored) -> Callable[[], torch.Tensor]:
-    return lambda: expand(stored)
+    return lambda room: expand(stored, room)
 
 
 def _reader(stored: Stored, spill: Spill) -> Callable[[], torch.Tensor]:
     if not isinstance(stored, Packed):
         place = spill.put(stored)
-        return lambda: expand(spill.get(place))
+        return lambda room: expand(spill.get(place), room)
     places: dict[str, Spilled] = {name: spill.put(part) for name, part in stored.parts.items()}
-    return lambda: expand(Packed(stored.format, stored.shape, {name: spill.get(each) for name, each in places.items()}))
+
+    def load(room: torch.Tensor | None) -> torch.Tensor:
+        parts = {name: spill.get(each) for name, each in places.items()}
+        return expand(Packed(stored.format, stored.shape, parts), room)
+
+    return load
 
 
 class _Product(torch.autograd.Function):
@@ -111,9 +135,10 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, frozen: Frozen, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.frozen = frozen
         if len(frozen.pieces) == 1:
-            return nn.functional.linear(x, frozen.dense().to(x.dtype), bias)
+            [(_, weight)] = frozen.lent()
+            return nn.functional.linear(x, weight.to(x.dtype), bias)
         out = x.new_empty(*x.shape[:-1], frozen.shape[0])
-        for first, weight in frozen:
+        for first, weight in frozen.lent():
             part = slice(first, first + len(weight))
             out[..., part] = nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias[part])
         return out
@@ -123,7 +148,7 @@ class _Product(torch.autograd.Function):
         [grad] = grads
         if not ctx.needs_input_grad[0]:
             return None, None, None
-        parts = ((grad[..., first : first + len(weight)], weight.to(grad.dtype)) for first, weight in ctx.frozen)
+        parts = ((grad[..., first : first + len(weight)], weight.to(grad.dtype)) for first, weight in ctx.frozen.lent())
         part, weight = next(parts)
         total = part @ weight
         for part, weight in parts:

@@ -15,12 +15,19 @@ _BLOCK = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}
 _NIBBLES = 32  # weights a block of these GGUF types
 
 
-def expand(stored: Any) -> torch.Tensor:
-    """The values, float32 [rows, columns], of a tensor or a `Packed`."""
+def expand(stored: Any, room: torch.Tensor | None = None) -> torch.Tensor:
+    """The values, float32 [rows, columns], of a tensor or a `Packed`.
+
+    Args:
+        stored: [rows, columns].
+        room: float32 memory of at least as many numbers where the values may be put; None = new memory.
+    """
     if not isinstance(stored, Packed):
         return stored.float()
     if stored.format in _BLOCK:
-        return _blocks(stored)
+        count = stored.shape[0] * stored.shape[1]
+        values = torch.empty(count) if room is None or len(room) < count else room[:count]
+        return _blocks(stored, values.view(-1, _NIBBLES)).view(stored.shape)
     return stored.dequantize()
 
 
@@ -33,17 +40,16 @@ def row_slice(stored: Any, first: int, last: int) -> Any:
     return get(stored.format).take_rows(stored, torch.arange(first, last))
 
 
-def _blocks(packed: Packed) -> torch.Tensor:
+def _blocks(packed: Packed, values: torch.Tensor) -> torch.Tensor:
     blocks = packed.parts["blocks"].reshape(-1, _BLOCK[packed.format])
     scale = blocks[:, :2].contiguous().view(torch.float16).float()
     if packed.format == "Q8_0":
-        return blocks[:, 2:].view(torch.int8).float().mul_(scale).reshape(packed.shape)
+        return values.copy_(blocks[:, 2:].view(torch.int8)).mul_(scale)
     start = 4 if packed.format == "Q4_1" else 2
     codes = blocks[:, start:]
-    values = torch.empty(len(blocks), _NIBBLES)
     values[:, :16] = codes & 15
     values[:, 16:] = codes >> 4
     if packed.format == "Q4_0":
-        return values.sub_(8).mul_(scale).reshape(packed.shape)
+        return values.sub_(8).mul_(scale)
     minimum = blocks[:, 2:4].contiguous().view(torch.float16).float()
-    return values.mul_(scale).add_(minimum).reshape(packed.shape)
+    return values.mul_(scale).add_(minimum)
