@@ -25,6 +25,9 @@ from featherweight.train.spill import Spill, Spilled
 PIECE = 1 << 22
 """Weights that are dense at once, 16 MB: a block's matrix whole, a vocabulary's in parts."""
 
+Load = Callable[["torch.Tensor | None"], "torch.Tensor"]
+"""Gives values, perhaps in the memory that it is given."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -35,7 +38,7 @@ class Piece:
 
     first: int
     rows: int
-    load: Callable[[torch.Tensor | None], torch.Tensor]
+    load: Load
 
 
 _rooms = threading.local()
@@ -111,11 +114,11 @@ def _cuts(entry: Entry) -> list[tuple[int, int]]:
     return [(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def _expander(stored: Stored) -> Callable[[], torch.Tensor]:
+def _expander(stored: Stored) -> Load:
     return lambda room: expand(stored, room)
 
 
-def _reader(stored: Stored, spill: Spill) -> Callable[[], torch.Tensor]:
+def _reader(stored: Stored, spill: Spill) -> Load:
     if not isinstance(stored, Packed):
         place = spill.put(stored)
         return lambda room: expand(spill.get(place), room)
