@@ -15,10 +15,10 @@ from claims.experiment import row_losses
 from claims.toys import BATCH, LENGTH, toy
 from featherweight.core.adapter_folder import Adapter, read_adapter
 from featherweight.core.adapter_merge import merged
+from featherweight.core.attach import attach
 from featherweight.core.data import default_documents, split_documents, tokenize
 from featherweight.core.model import Model
 from featherweight.core.run import Run
-from featherweight.train.adapters import attach
 from featherweight.train.loop import Schedule, minimise, shuffled
 
 TRAINED, CHOSEN, JUDGED = 400, 16, 24

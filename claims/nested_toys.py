@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from featherweight.measure.rank_curve import truncated
-from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
+from featherweight.models.matryoshka_config import MatryoshkaLoraConfig
 from featherweight.techniques.adapt.matryoshka_lora import MatryoshkaLora
 from featherweight.train.loop import Schedule, minimise
 

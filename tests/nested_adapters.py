@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
+from featherweight.models.matryoshka_config import MatryoshkaLoraConfig
 
 DECODER = {
     "vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,

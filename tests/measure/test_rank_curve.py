@@ -12,7 +12,7 @@ from featherweight.core.batch import Batch
 from featherweight.core.errors import AdapterError
 from featherweight.core.source import open_folder
 from featherweight.measure.rank_curve import aurac, held_out_loss, rank_curve, truncated, truncated_factors
-from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
+from featherweight.models.matryoshka_config import MatryoshkaLoraConfig
 from featherweight.testing.tiny import tiny_tokens
 
 RANKS = (1, 2, 4, 8, 16, 32)

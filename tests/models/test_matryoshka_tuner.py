@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from featherweight.core.errors import AdapterError, RecipeError
 from featherweight.core.nested import component_weights, powers_of_two
-from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
+from featherweight.models.matryoshka_config import MatryoshkaLoraConfig
 from nested_adapters import HEAD, TARGETS, adapted, base_of, configured, fresh, kinds, logits, near
 
 serves = pytest.mark.parametrize("serve", ["drop_weight", "keep_weight"])

@@ -9,10 +9,11 @@ import peft
 import torch
 import transformers
 
+from featherweight.core.attach import attach
 from featherweight.core.examples import Example
 from featherweight.core.packing import PackedRows
 from featherweight.core.run import Run
-from featherweight.train.adapters import attach, merged
+from featherweight.train.adapters import merged
 from featherweight.train.loop import Schedule
 from featherweight.train.trainer import Hooks, Pace, Trainer
 

@@ -20,8 +20,9 @@ from featherweight.core.source import open_folder
 from featherweight.testing.tiny import tiny_model
 from featherweight.train.chunked_head import loss_of
 from featherweight.train.frozen_module import frozen_module
-from featherweight.train.memory import DENSE, DISK, STORED, Facts, Levers, Shape, choices, plan_from, plan_memory
+from featherweight.train.memory import choices, plan_from, plan_memory
 from featherweight.train.memory_facts import _random_batch, base_bytes, facts_of, saved_bytes, trained_parameters
+from featherweight.train.memory_terms import DENSE, DISK, STORED, Facts, Levers, Shape
 from featherweight.train.spill import Spill
 
 

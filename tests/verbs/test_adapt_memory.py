@@ -19,7 +19,7 @@ from featherweight.techniques.adapt.lora import Lora
 from featherweight.techniques.adapt.matryoshka_lora import MatryoshkaLora
 from featherweight.testing.tiny import tiny_model
 from featherweight.train.fitted import fitted
-from featherweight.train.memory import Levers
+from featherweight.train.memory_terms import Levers
 from featherweight.verbs import adapt as verb
 from featherweight.verbs.adapt import adapt, plan_adapt
 

@@ -82,7 +82,7 @@ class TestShrink:
         import peft
 
         from featherweight.core.source import open_folder
-        from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
+        from featherweight.models.matryoshka_config import MatryoshkaLoraConfig
 
         config = MatryoshkaLoraConfig(r=8, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
         peft.get_peft_model(open_folder(tiny).module(), config).save_pretrained(tmp_path / "nested")

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from featherweight.core.attach import attach
 from featherweight.core.errors import RecipeError, nearest
 from featherweight.models.deformable import DEFORMABLE, deformable_layers, head_names, self_attention_layers
-from featherweight.train.adapters import attach
 
 if TYPE_CHECKING:
     import peft

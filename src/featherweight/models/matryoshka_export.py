@@ -17,8 +17,8 @@ from featherweight.core.adapter_facts import read_facts, write_facts
 from featherweight.core.adapter_folder import Adapter, LoraFactors, read_adapter, read_config, write_adapter
 from featherweight.core.errors import AdapterError
 from featherweight.core.whole import whole_folder
+from featherweight.models.matryoshka_config import NAME, MatryoshkaLoraConfig
 from featherweight.models.matryoshka_layer import NestedRanks
-from featherweight.models.matryoshka_lora import NAME, MatryoshkaLoraConfig
 
 _PLAIN = {field.name for field in dataclasses.fields(peft.LoraConfig)}
 

@@ -22,7 +22,7 @@ from featherweight.core.errors import AdapterError
 from featherweight.core.nested import component_weights, ranks_within, scale
 
 if TYPE_CHECKING:
-    from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
+    from featherweight.models.matryoshka_config import MatryoshkaLoraConfig
 
 Rank = int | tuple[int, ...] | Literal["trained"] | None
 """What is served: a rank, one for each row, the function that is trained, or (None) whatever suits the mode."""

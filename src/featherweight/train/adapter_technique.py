@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
+from featherweight.core.attach import attach
 from featherweight.core.errors import RecipeError
 from featherweight.core.examples import encode
 from featherweight.core.lazy import torch
@@ -132,7 +133,7 @@ class AdapterTechnique(Technique):
         """
         config = self.peft_config(model)
         module = module or model.module(self._dtype(run.device)).to(run.device)
-        adapted = adapters.attach(module, config, run.generator(f"{self.name}/init"))
+        adapted = attach(module, config, run.generator(f"{self.name}/init"))
         find_optimizer(self.optimizer).load()
         if (schedule := self._unfreezing(adapted)) and self.epochs is None:
             schedule.check(self.steps, _trained(adapted))

@@ -1,14 +1,12 @@
-"""PEFT adapters on a model: where they go, how they are put on, and how they are folded into the weights.
+"""PEFT adapters on a model: where they go, and how they are folded into the weights.
 
 Any PEFT method will do whose layers can be merged. Nothing is changed in place: the weights of a `Model` are shared.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featherweight.core.errors import RecipeError, nearest
 from featherweight.core.formats import FLOATS
@@ -16,9 +14,6 @@ from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Rewrite, Run
 from featherweight.core.sparsity import like
-
-if TYPE_CHECKING:
-    import peft
 
 ADAPTER = "default"  # PEFT's name of a single adapter
 
@@ -61,24 +56,6 @@ def require_rank(model: Model, rank: int, targets: Sequence[str] = ()) -> None:
             f"rank {rank}", f"is above the size of {smallest}, whose smaller side is {sizes[smallest]}",
             f"use a rank of at most {sizes[smallest]}, or other target modules",
         )  # fmt: skip
-
-
-def attach(module: Any, config: peft.PeftConfig, generator: torch.Generator) -> Any:
-    """PEFT's wrapper of a module with a new adapter, whose initial values the generator decides."""
-    import peft
-
-    with seeded(generator), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what this transformers is about to rename
-        return peft.get_peft_model(module, config)
-
-
-@contextmanager
-def seeded(generator: torch.Generator) -> Iterator[None]:
-    """PEFT and dropout draw from torch's global generators: they are set for a while, and put back."""
-    seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def fold(model: Model, adapted: Any, run: Run) -> Model:

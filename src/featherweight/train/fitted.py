@@ -11,7 +11,7 @@ from featherweight.core.memory import give_back_memory, large_blocks_returned
 from featherweight.core.model import Model
 from featherweight.core.packing import PackedRows
 from featherweight.core.run import Run
-from featherweight.train.memory import DENSE, DISK, Levers, Shape
+from featherweight.train.memory_terms import DENSE, DISK, Levers, Shape
 
 if TYPE_CHECKING:
     from featherweight.train.adapter_technique import AdapterTechnique

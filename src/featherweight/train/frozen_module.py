@@ -17,7 +17,7 @@ from featherweight.core.formats import FLOATS, get
 from featherweight.core.memory import give_back_memory
 from featherweight.core.model import Model
 from featherweight.train.frozen import Frozen, FrozenEmbedding, FrozenLinear, kept, spilled
-from featherweight.train.memory import DENSE, DISK, STORED
+from featherweight.train.memory_terms import DENSE, DISK, STORED
 from featherweight.train.spill import Spill
 
 

@@ -22,7 +22,7 @@ from featherweight.core.model import Model
 from featherweight.train.chunked_head import LOGITS, loss_of
 from featherweight.train.frozen import PIECE
 from featherweight.train.frozen_module import frozen_module, matrices
-from featherweight.train.memory import DENSE, DISK, STORED, Facts, Shape
+from featherweight.train.memory_terms import DENSE, DISK, STORED, Facts, Shape
 from featherweight.train.recompute import recomputed
 
 _WORD = 4  # bytes of a float32

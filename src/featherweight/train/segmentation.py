@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featherweight.core.attach import seeded
 from featherweight.core.errors import MissingExtra, TrainingError
 from featherweight.core.lazy import torch
 from featherweight.core.progress import Progress
 from featherweight.core.scenes import Scenes, boxes
-from featherweight.train.adapters import seeded
 from featherweight.train.loop import Schedule, minimise, shuffled
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from featherweight.core.attach import seeded
 from featherweight.core.errors import TrainingError
 from featherweight.core.interruption import Interruption, noticed_interruption
 from featherweight.core.lazy import torch
 from featherweight.core.packing import PackedRows
 from featherweight.core.run import Run
 from featherweight.train import checkpoints
-from featherweight.train.adapters import seeded
 from featherweight.train.checkpoints import Course
 from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.next_token import LossOf, next_token_loss

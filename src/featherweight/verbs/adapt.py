@@ -30,7 +30,8 @@ from featherweight.core.workspace import Workspace, check_free, open_workspace
 from featherweight.train.adapter_technique import AdapterTechnique
 from featherweight.train.fitted import fitted, shape_of
 from featherweight.train.held_out import example_losses, mean_loss
-from featherweight.train.memory import EXACT, MemoryPlan, plan_memory
+from featherweight.train.memory import MemoryPlan, plan_memory
+from featherweight.train.memory_terms import EXACT
 from featherweight.train.processes import Processes
 from featherweight.train.trainer import Hooks, Kept
 from featherweight.verbs.adapter_output import Task, Trained, forgetting_text, measure, publish

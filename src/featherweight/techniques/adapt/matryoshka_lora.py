@@ -28,7 +28,7 @@ from featherweight.train.adapter_technique import AdapterTechnique
 from featherweight.train.adapters import require_rank
 
 if TYPE_CHECKING:
-    from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
+    from featherweight.models.matryoshka_config import MatryoshkaLoraConfig
 
 
 @technique
@@ -65,7 +65,7 @@ class MatryoshkaLora(AdapterTechnique):
     dropout: float = Field(0.0, ge=0, lt=1, description="share of a layer's inputs that training hides from the change")
 
     def peft_config(self, model: Model) -> MatryoshkaLoraConfig:
-        from featherweight.models.matryoshka_lora import MatryoshkaLoraConfig
+        from featherweight.models.matryoshka_config import MatryoshkaLoraConfig
 
         require_rank(model, self.rank, self.targets)
         return MatryoshkaLoraConfig(
