@@ -8,11 +8,11 @@ It measures, and removes nothing; what is best together is not what is best alon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from featherweight.core.architecture import Reads
+from featherweight.core.importance import Order
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.moments import Moment, contributions
@@ -20,36 +20,6 @@ from featherweight.core.run import Run
 from featherweight.core.stream import Visitor, stream
 
 _ROWS = 8  # rows of tokens at a time: less memory, the same result
-
-
-@dataclass(frozen=True)
-class Order:
-    """Parts by index, most important first.
-
-    Attributes:
-        blocks: blocks.
-        ffn: FFN channels by block.
-        groups: key/value groups by block.
-        hidden: channels of the residual stream.
-    """
-
-    blocks: Sequence[int]
-    ffn: Mapping[int, Sequence[int]]
-    groups: Mapping[int, Sequence[int]]
-    hidden: Sequence[int]
-
-    def reversed(self) -> Order:
-        """The least important first: a control."""
-        ffn, groups = ({block: [*reversed(each)] for block, each in axis.items()} for axis in (self.ffn, self.groups))
-        return Order([*reversed(self.blocks)], ffn, groups, [*reversed(self.hidden)])
-
-    def rank(self, block: int) -> int:
-        """How many blocks matter more than this one."""
-        return list(self.blocks).index(block)
-
-    def kept(self, count: int) -> list[int]:
-        """The `count` most important blocks, in the order in which they run."""
-        return sorted(self.blocks[:count])
 
 
 def importance_order(model: Model, run: Run) -> Order:

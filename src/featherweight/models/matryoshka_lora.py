@@ -8,8 +8,9 @@
     model(..., adapter_names=["support@8", "__base__", "legal@2"]) # adapter and rank by row, as PEFT's mixed batches
 
 The configuration (`matryoshka_config`) holds the ranks, the scaling, the objective and how it is served; the weights of
-the components are made from them (`core.nested`). `lora_alpha` is s_R * R, so that whoever reads the factors as a plain LoRA of full rank
-sees what `drop_weight` serves. `scaling` is per adapter, ranks and weights are per layer: a `rank_pattern` is fine.
+the components are made from them (`core.nested`). `lora_alpha` is s_R * R, so that whoever reads the
+factors as a plain LoRA of full rank sees what `drop_weight` serves. `scaling` is per adapter, ranks and weights are per
+layer: a `rank_pattern` is fine.
 Refused: what changes the function in another way (DoRA, rsLoRA, bias, initialisations from the base's own weights),
 embeddings and convolutions.
 """

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from featherweight.core.architecture import block_index
 from featherweight.core.errors import SearchError
 from featherweight.core.formats import get
+from featherweight.core.importance import Order
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
-from featherweight.measure.ordering import Order
 from featherweight.plan.cost import LatencyModel
 from featherweight.train.decisions import Draw, one_hot
 from featherweight.train.space import Choice, Option, Space, depends_on, size_of

@@ -10,9 +10,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from featherweight.core.errors import SearchError
+from featherweight.core.importance import Order
 from featherweight.core.lazy import torch
 from featherweight.core.technique import Technique
-from featherweight.measure.ordering import Order, importance_order
+from featherweight.measure.ordering import importance_order
 from featherweight.plan.candidates import Candidate, Cut
 from featherweight.plan.evaluate import Evaluator
 from featherweight.plan.expected import ExpectedCost, Limits, require_feasible

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from featherweight.core.architecture import EMBEDDING, HEAD, block_index, block_part, in_block
+from featherweight.core.importance import Order
 from featherweight.core.model import Model
 from featherweight.core.quantizer import KEEP
 from featherweight.core.recipe import Recipe
 from featherweight.core.technique import Technique, build
-from featherweight.measure.ordering import Order
 from featherweight.train.space import WIDTHS, Choice, Space
 
 HEAL = "heal"  # the technique that trains the cut model on what its parent computes

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from featherweight.core.importance import Order
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.numerics import straight_through
 from featherweight.core.slicing import reorder
-from featherweight.measure.ordering import Order
 from featherweight.train.decisions import Draw
 from featherweight.train.grids import Grids
 from featherweight.train.mixing import by_heads, head_prefixes, mixed, prefixes

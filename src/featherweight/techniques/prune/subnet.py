@@ -15,11 +15,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from featherweight.core.errors import RecipeError
+from featherweight.core.importance import Order
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.slicing import Keep, reorder, slice_model
 from featherweight.core.technique import Kind, Need, Paper, Technique, technique
-from featherweight.measure.ordering import Order, importance_order, random_order
+from featherweight.measure.ordering import importance_order, random_order
 
 
 @technique
