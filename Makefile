@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 RUN ?= runs/demo
 CLAIMS ?= gptq imatrix awq mixed_precision wanda sparsegpt width depth heal equilibrium routed_lottery order faq \
-	safety_patch graft distill_component joint_search joint_search_smollm2
+	safety_patch graft distill_component joint_search joint_search_smollm2 \
+	matryoshka_lora gpart para placement unfreezing optimizers stop_when_flat subset_softmax segmentation_adapters
 
 .PHONY: setup demo test test-all bench claims lint docs clean
 
@@ -43,6 +44,8 @@ bench: setup
 	$(QUIET) $(BIN)/python benchmarks/gptq_peers.py
 	$(QUIET) $(BIN)/python benchmarks/pruning_peers.py
 	$(QUIET) $(BIN)/python benchmarks/joint_search.py
+	$(QUIET) $(BIN)/python benchmarks/adapter_training.py
+	$(QUIET) $(BIN)/python benchmarks/rank_curve.py
 
 claims: setup
 	for name in $(CLAIMS); do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done
