@@ -22,6 +22,7 @@ from featherweight.core.checkpoint import Entry, dtype_name, file_entries
 from featherweight.core.errors import AdapterError
 from featherweight.core.lazy import torch
 from featherweight.core.shards import shards_bytes
+from featherweight.core.user_file import read_json_object
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -103,13 +104,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         inside = sorted(each.parent for each in folder.glob(f"*/{CONFIG}"))
         mend = f"did you mean {inside[0]}?" if inside else "give the folder that PEFT's save_pretrained wrote"
         raise AdapterError(str(folder), f"is no adapter: it has no {CONFIG}", mend)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdapterError(str(path), f"is not valid JSON ({error})", "save the adapter again") from None
-    if not isinstance(config, dict):
-        raise AdapterError(str(path), "is not a JSON object", "save the adapter again")
-    return config
+    return read_json_object(path, AdapterError, "save the adapter again")
 
 
 def read_adapter(folder: Path, method: str = "LORA") -> Adapter:

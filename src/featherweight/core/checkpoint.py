@@ -20,6 +20,7 @@ from featherweight.core.errors import CheckpointError
 from featherweight.core.formats import FLOATS, Packed, get
 from featherweight.core.lazy import torch
 from featherweight.core.shards import DTYPE_BYTES, INDEX, SINGLE, write_shards
+from featherweight.core.user_file import read_json_object
 
 Stored = Any  # torch.Tensor | Packed; torch is not imported here
 
@@ -86,13 +87,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(str(folder), "is not a model: it has no config.json", "give a Hugging Face model folder")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(str(path), f"is not valid JSON ({error})", "download the model again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(str(path), "is not a JSON object", "download the model again")
-    return config
+    return read_json_object(path, CheckpointError, "download the model again")
 
 
 def read_entries(folder: Path, allow_pickle: bool = False) -> dict[str, Entry]:

@@ -1,4 +1,4 @@
-"""Files that a user names: their text, whole or line by line, or an error that says what to give; and their digest.
+"""Files that a user names: text, lines or a JSON object, or an error that says what to give; and their digest.
 
 What a line means is the reader's: it knows how its error should go on.
 """
@@ -6,9 +6,11 @@ What a line means is the reader's: it knows how its error should go on.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from featherweight.core.errors import DataError
+from featherweight.core.errors import DataError, FeatherweightError
 
 
 def read_text(path: str | Path, called: str, mend: str) -> str:
@@ -34,6 +36,23 @@ def numbered_lines(text: str) -> list[tuple[int, str]]:
     """The lines that are not blank, each with its number from 1."""
     # Not splitlines: what else it takes for the end of a line may stand inside a JSON string.
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def read_json_object(path: Path, refused: type[FeatherweightError], mend: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: it exists.
+        refused: the error of a file that holds something else.
+        mend: what to do then.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise refused(str(path), f"is not valid JSON ({error})", mend) from None
+    if not isinstance(found, dict):
+        raise refused(str(path), "is not a JSON object", mend)
+    return found
 
 
 def digest_of(path: Path) -> str:

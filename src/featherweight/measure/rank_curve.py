@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from featherweight.core.adapter_folder import LoraFactors
 from featherweight.core.batch import Batch
 from featherweight.core.errors import AdapterError
 from featherweight.core.lazy import torch
 from featherweight.core.nested import powers_of_two
+from featherweight.core.rank_allocation import spectrum
 
 
 @dataclass(frozen=True)
@@ -149,15 +151,12 @@ def truncated_factors(a: torch.Tensor, b: torch.Tensor, rank: int) -> tuple[torc
         b: [out, R].
         rank: singular values beyond it are dropped.
     """
-    left, upper = torch.linalg.qr(b.double())
-    right, lower = torch.linalg.qr(a.double().T)
-    u, values, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
-    kept = values.clone()
-    kept[rank:] = 0
-    root = kept.sqrt()
-    thin_a, thin_b = (right @ v.T * root).T, left @ u * root
-    wide = a.shape[0] - len(values)
-    padded_a, padded_b = torch.nn.functional.pad(thin_a, (0, 0, 0, wide)), torch.nn.functional.pad(thin_b, (0, wide))
+    best = spectrum(LoraFactors(a, b, 1.0)).factors(rank, torch.float64)
+    missing = a.shape[0] - best.rank
+    padded_a, padded_b = (
+        torch.nn.functional.pad(best.a, (0, 0, 0, missing)),
+        torch.nn.functional.pad(best.b, (0, missing)),
+    )
     return padded_a.to(a.dtype), padded_b.to(b.dtype)
 
 

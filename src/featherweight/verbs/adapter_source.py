@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from featherweight.core.adapter_facts import read_facts, require_base
@@ -11,6 +10,7 @@ from featherweight.core.errors import AdapterError
 from featherweight.core.model import Model
 from featherweight.core.rank_allocation import spectra, with_ranks
 from featherweight.core.source import open_model
+from featherweight.core.user_file import digest_of
 
 NESTED = "MATRYOSHKA_LORA"
 
@@ -72,4 +72,4 @@ def base_of(adapter: Adapter, name: str | None = None, cache: Path | None = None
 
 def weights_digest(folder: Path) -> str:
     """SHA-256 of an adapter's file of tensors."""
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return digest_of(folder / WEIGHTS)
