@@ -240,3 +240,10 @@ def test_lent_pieces_have_the_values_of_kept_ones(tmp_path: Path) -> None:
     [(_, lent)] = second.lent()
     assert torch.equal(lent, other.dequantize())
     assert torch.equal(whole, packed.dequantize())
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q8_0", "int4-g32", "Q6_K"])
+def test_rows_that_are_taken_have_the_values_of_the_whole(name: str) -> None:
+    packed = get(name).fit(torch.randn(96, 256, generator=torch.Generator().manual_seed(5)))
+    rows = torch.tensor([[3, 95], [40, 3]])
+    assert torch.equal(kept(entry_of(packed)).take(rows), packed.dequantize()[rows])

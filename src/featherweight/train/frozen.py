@@ -8,6 +8,7 @@ It knows no optimizer and no adapter: PEFT takes it for the `torch.nn.Linear` th
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,27 +19,21 @@ from torch import nn
 from featherweight.core.checkpoint import Entry, Stored
 from featherweight.core.errors import TrainingError
 from featherweight.core.formats import Packed
-from featherweight.core.formats.expand import expand, row_slice
+from featherweight.core.formats.expand import expand, expand_rows, row_slice
 from featherweight.core.lazy import torch
 from featherweight.train.spill import Spill, Spilled
 
 PIECE = 1 << 22
 """Weights that are dense at once, 16 MB: a block's matrix whole, a vocabulary's in parts."""
 
-Load = Callable[["torch.Tensor | None"], "torch.Tensor"]
-"""Gives values, perhaps in the memory that it is given."""
-
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows of a matrix: the first, how many, and their values, float32 [rows, columns], when they are needed.
-
-    `load` may put them into the memory that it is given.
-    """
+    """Some rows of a matrix: the first, how many, and what gives them in their small form when they are needed."""
 
     first: int
     rows: int
-    load: Load
+    read: Callable[[], Stored]
 
 
 _rooms = threading.local()
@@ -66,15 +61,16 @@ class Frozen:
 
     def __iter__(self) -> Iterator[tuple[int, torch.Tensor]]:
         """First row and values of every piece, one dense at a time."""
-        return ((piece.first, piece.load(None)) for piece in self.pieces)
+        return ((piece.first, expand(piece.read())) for piece in self.pieces)
 
     def lent(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The same in memory that the next piece of any matrix takes: for what is used at once and not kept."""
-        return ((piece.first, piece.load(_room())) for piece in self.pieces)
+        return ((piece.first, expand(piece.read(), _room())) for piece in self.pieces)
 
     def dense(self) -> torch.Tensor:
         """The whole matrix, float32."""
-        return self.pieces[0].load(None) if len(self.pieces) == 1 else torch.cat([weight for _, weight in self])
+        weights = [weight for _, weight in self]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
 
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """Some rows, int64 of any shape, as float32 [*rows.shape, columns]."""
@@ -83,7 +79,7 @@ class Frozen:
         for piece in self.pieces:
             here = ((flat >= piece.first) & (flat < piece.first + piece.rows)).nonzero().squeeze(-1)
             if here.numel():
-                taken[here] = piece.load(_room())[flat[here] - piece.first]
+                taken[here] = expand_rows(piece.read(), flat[here] - piece.first, _room())
         return taken.reshape(*rows.shape, self.shape[1])
 
 
@@ -91,7 +87,7 @@ def kept(entry: Entry) -> Frozen:
     """A tensor of a model in memory, in the bytes in which it is stored."""
     stored = entry.load()
     cut = [(first, last, row_slice(stored, first, last)) for first, last in _cuts(entry)]
-    pieces = [Piece(first, last - first, _expander(part)) for first, last, part in cut]
+    pieces = [Piece(first, last - first, functools.partial(_same, part)) for first, last, part in cut]
     return Frozen(_shape(entry), pieces, entry.nbytes)
 
 
@@ -114,21 +110,16 @@ def _cuts(entry: Entry) -> list[tuple[int, int]]:
     return [(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def _expander(stored: Stored) -> Load:
-    return lambda room: expand(stored, room)
+def _same(stored: Stored) -> Stored:
+    return stored
 
 
-def _reader(stored: Stored, spill: Spill) -> Load:
+def _reader(stored: Stored, spill: Spill) -> Callable[[], Stored]:
     if not isinstance(stored, Packed):
         place = spill.put(stored)
-        return lambda room: expand(spill.get(place), room)
+        return lambda: spill.get(place)
     places: dict[str, Spilled] = {name: spill.put(part) for name, part in stored.parts.items()}
-
-    def load(room: torch.Tensor | None) -> torch.Tensor:
-        parts = {name: spill.get(each) for name, each in places.items()}
-        return expand(Packed(stored.format, stored.shape, parts), room)
-
-    return load
+    return lambda: Packed(stored.format, stored.shape, {name: spill.get(each) for name, each in places.items()})
 
 
 class _Product(torch.autograd.Function):

@@ -31,6 +31,21 @@ def expand(stored: Any, room: torch.Tensor | None = None) -> torch.Tensor:
     return stored.dequantize()
 
 
+def expand_rows(stored: Any, rows: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
+    """The values of some rows, int64 [kept]; of the plain block formats nothing else is read.
+
+    Args:
+        stored: [rows, columns].
+        rows: by index.
+        room: as of `expand`, where all values are needed first.
+    """
+    if not isinstance(stored, Packed):
+        return stored[rows].float()
+    if stored.format in _BLOCK:
+        return expand(get(stored.format).take_rows(stored, rows))
+    return expand(stored, room)[rows]
+
+
 def row_slice(stored: Any, first: int, last: int) -> Any:
     """Rows `first` to `last` of a tensor or a `Packed`, in the same format."""
     if not isinstance(stored, Packed):
