@@ -30,6 +30,7 @@ from typing import Any, Literal
 from featherweight.core.batch import Batch
 from featherweight.core.errors import DataError, RecipeError, nearest
 from featherweight.core.lazy import torch
+from featherweight.train.next_token import next_token_loss
 
 Score = Literal["projected", "expected", "fisher"]
 Start = Literal["gaussian", "kaiming"]
@@ -178,9 +179,8 @@ def _factor(score: Score, start: Start, rank: int, alpha: float, inputs: int) ->
 
 
 def _sample_loss(model: Any, batch: Batch) -> torch.Tensor:
-    logits = model(**batch.inputs()).logits[:, :-1].float()
-    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
-    return loss
+    total, count = next_token_loss(model, batch)
+    return total / count
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from featherweight.core.errors import AdapterError
 from featherweight.core.lazy import torch
 from featherweight.core.nested import powers_of_two
 from featherweight.core.rank_allocation import spectrum
+from featherweight.train.next_token import next_token_loss
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,8 @@ def held_out_loss(adapted: Any, batches: Sequence[Batch]) -> float:
     total, count = 0.0, 0
     with torch.inference_mode():
         for batch in batches:
-            targets = batch.targets
-            logits = adapted(**batch.inputs()).logits[:, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-            total, count = total + float(loss), count + batch.trainable
+            loss, counted = next_token_loss(adapted, batch)
+            total, count = total + float(loss), count + counted
     return total / max(count, 1)
 
 

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from featherweight.core.batch import IGNORED, Batch
+from featherweight.core.batch import Batch
 from featherweight.core.errors import TrainingError
 from featherweight.core.lazy import torch
 from featherweight.core.memory import forget_peak, give_back_memory, peak_memory, resident_memory
 from featherweight.core.progress import Progress
 from featherweight.train.loop import Schedule, minimise
+from featherweight.train.next_token import next_token_loss
 from featherweight.train.optimizer_state import counted_bytes
 from featherweight.train.optimizers import BASELINE, build_optimizer, embeddings_of, find_optimizer, spread
 
@@ -173,10 +174,8 @@ class _Watch:
 
 def batch_loss(module: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """Mean NLL of the predictions that count."""
-    logits = module(**batch.inputs()).logits[:, :-1]
-    return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED
-    )
+    total, count = next_token_loss(module, batch)
+    return total / count
 
 
 def held_out_loss(module: torch.nn.Module, batches: Sequence[Batch]) -> float:
@@ -185,7 +184,7 @@ def held_out_loss(module: torch.nn.Module, batches: Sequence[Batch]) -> float:
     module.eval()
     with torch.no_grad():
         for batch in batches:
-            total += float(batch_loss(module, batch)) * batch.trainable
-            count += batch.trainable
+            loss, counted = next_token_loss(module, batch)
+            total, count = total + float(loss), count + counted
     module.train(was)
     return total / count if count and math.isfinite(total) else math.inf
