@@ -1,0 +1,66 @@
+"""What a model answers to a list of conversations, and whoever can ask it: the contract of connectors.
+
+A connector gives exactly one answer for each conversation, in their order, whatever happens: what goes wrong is in the
+answer's `error`, and no case is dropped. It decides nothing about what an answer means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from featherweight.core.cases import Message
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are drawn; the same for every model that is compared.
+
+    Attributes:
+        tokens: at most so many an answer.
+        temperature: 0 = the likeliest token each time.
+        top_p: only the likeliest tokens that together reach this probability.
+        seed: of the draws.
+        batch: conversations that go through the model together, where the connector can; it can change answers.
+    """
+
+    tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    batch: int = 8
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        text: what the model wrote, special tokens left out; empty where there is an error.
+        error: what went wrong; empty = nothing.
+        ended: whether the model ended its turn itself; None where the connector cannot know.
+        tokens: how many were drawn, the end of turn included; None where the connector cannot know.
+        seconds: until the answer was there; a batch shares its time.
+    """
+
+    text: str = ""
+    error: str = ""
+    ended: bool | None = None
+    tokens: int | None = None
+    seconds: float = 0.0
+
+
+class Connector(Protocol):
+    """Somebody who can be asked."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What identifies the model and how it runs: fingerprint or address, backend, versions. Plain JSON, hashed."""
+
+    def answers(self, conversations: Sequence[Sequence[Message]], generation: Generation) -> Iterator[Answer]:
+        """One answer a conversation, in their order, each as soon as it is there; never raises for a single one."""
