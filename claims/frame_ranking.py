@@ -15,9 +15,7 @@ import numpy as np
 from claims.experiment import SEEDS, Experiment, Statement
 from featherweight.core.reference_frame import METHODS, Criterion, Method, rank
 
-CLAIM = (
-    "Fixed frontiers of what is desired keep an irrelevant alternative from reordering the others (arXiv 2606.07253)."
-)
+CLAIM = "Fixed frontiers of what is desired keep one more alternative from reordering the others (arXiv 2606.07253)."
 PROBLEMS, ALTERNATIVES, CRITERIA = 2000, 8, 4
 DESIRED, OUTLIER = 2.0, 5.0
 Alternatives = dict[str, dict[str, float]]
@@ -58,7 +56,7 @@ def main() -> str:
     facts = {
         "model": f"{PROBLEMS} random problems of {ALTERNATIVES} alternatives and {CRITERIA} criteria a seed",
         "calibration": f"a frame from 0 to {DESIRED:g} and random weights, seeds {list(SEEDS)}",
-        "evaluation": f"the pairs of the first {ALTERNATIVES} after one more, with values up to {OUTLIER:g}, has joined",
+        "evaluation": f"the pairs of the first {ALTERNATIVES} after one more, with values up to {OUTLIER:g}, joins",
     }
     statements = [
         Statement("anchored", "vector"), Statement("vector", "classical"), Statement("classical", "min-max"),

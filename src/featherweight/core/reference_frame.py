@@ -172,7 +172,7 @@ def _shares(criteria: Sequence[Criterion]) -> list[float]:
 
 
 def _score(to_best: Sequence[float], to_worst: Sequence[float]) -> float:
-    """Closeness from the weighted differences; alternatives that are all alike are as near to the best as to the worst."""
+    """Closeness from weighted differences; where all are alike, each is as near to the best as to the worst."""
     best = math.sqrt(sum(each**2 for each in to_best))
     worst = math.sqrt(sum(each**2 for each in to_worst))
     return worst / (best + worst) if best + worst else 0.5
