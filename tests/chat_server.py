@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,10 @@ class Hang:
 
 class Drop:
     """Closes the connection in the middle of an answer."""
+
+
+class Trickle:
+    """Announces a long answer and sends a byte now and then."""
 
 
 class Reset:
@@ -70,6 +75,9 @@ def _handler(chat: ChatServer) -> type[BaseHTTPRequestHandler]:
             if isinstance(answer, Hang):
                 chat.over.wait(30)
                 return
+            if isinstance(answer, Trickle):
+                self._trickle()
+                return
             if isinstance(answer, Reset):
                 self.connection.close()
                 return
@@ -78,6 +86,14 @@ def _handler(chat: ChatServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(content) if not isinstance(answer, Drop) else 10**6))
             self.end_headers()
             self.wfile.write(content)
+
+        def _trickle(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(10**6))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not chat.over.wait(0.05):
+                    self.wfile.write(b" ")
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -52,6 +52,10 @@ class RecipeError(FeatherweightError):
     """A recipe with an unknown technique, an unknown field or a bad value."""
 
 
+class PolicyError(FeatherweightError):
+    """A safety policy with an unknown key or a bad value, or one that names a plug-in which nobody has."""
+
+
 class EndpointError(FeatherweightError):
     """A model server that is not there, or that answers something else than it should."""
 
