@@ -22,7 +22,7 @@ def test_a_good_answer_has_none() -> None:
     assert defects(Answer(PROSE, ended=None)) == frozenset()
 
 
-@pytest.mark.parametrize("text", ["", "  \n\t "])
+@pytest.mark.parametrize("text", ["", "  \n\t ", "..."])
 def test_empty(text: str) -> None:
     assert defects(Answer(text, ended=True)) == {Defect.EMPTY}
 

@@ -45,7 +45,7 @@ def defects(answer: Answer, special: Iterable[str] = ()) -> frozenset[Defect]:
         special: texts of the special tokens of the models.
     """
     found = set()
-    if not answer.text.strip():
+    if not any(letter.isalnum() for letter in answer.text):
         found.add(Defect.EMPTY)
     if repeats(answer.text):
         found.add(Defect.REPETITION)

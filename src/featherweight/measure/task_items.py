@@ -2,8 +2,8 @@
 
 Two models are asked the same questions, so what is compared is the difference on each one, not two averages: most of
 the spread between questions is common to both and cancels. Metrics that are no mean over questions (such as a
-perplexity over a whole corpus) have no such differences and are left out by name. A model's scores are kept in the run's
-store, so that a parent of several children is asked once.
+perplexity over a whole corpus) have no such differences and are left out by name. A model's scores are kept in the
+run's store, so that a parent of several children is asked once.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def reduced(found: Mapping[str, Any]) -> Scores:
 
 def _numbers(samples: Sequence[Mapping[str, Any]], metric: str) -> list[float] | None:
     """A metric of every question; None where it is no number of a question's own."""
-    values = [each.get(metric) for each in samples]
-    return [float(value) for value in values] if all(isinstance(value, (int, float)) for value in values) else None
+    values = [value for each in samples if isinstance(value := each.get(metric), (int, float))]
+    return [float(value) for value in values] if len(values) == len(samples) else None
 
 
 def paired_items(parent: Scores, child: Scores) -> list[TaskItems]:

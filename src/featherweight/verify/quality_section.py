@@ -49,7 +49,7 @@ class QualityFloors:
         return cls(
             ratio,
             max(ratio - _DOMAIN_SLACK, 0.0) if domain is None else domain,
-            _KL_FACTOR * max(-math.log(ratio), 0.0) if kl is None else kl,
+            abs(_KL_FACTOR * math.log(ratio)) if kl is None else kl,
             max(ratio - _AGREEMENT_SLACK, 0.0) if agreement is None else agreement,
         )
 

@@ -1,0 +1,89 @@
+"""Renders the record of a verification as one HTML page that needs nothing else: pictures first, then every check.
+
+It knows the sections by the shape of their facts, not by who made them: a section without a picture of its own still
+has its checks in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from featherweight.core.budget import format_bytes
+from featherweight.report import verdict_charts
+
+_MARKS = {"pass": "met", "fail": "missed", "cannot tell": "open"}
+_SHOWN = 12  # cases side by side
+
+
+def render(verdict: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        verdict: what `verdict.json` holds.
+    """
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("featherweight.report", ""), autoescape=True, undefined=jinja2.ChainableUndefined
+    )
+    environment.globals["bytes"] = format_bytes
+    environment.globals["marks"] = _MARKS
+    content = verdict["content"]
+    children = [_child(number, child) for number, child in enumerate(content["children"])]
+    return environment.get_template("verdict.html.jinja").render(
+        verdict=verdict, content=content, children=children, ranking=_ranking(content),
+        ranking_chart=_html("ranking", verdict_charts.ranking(content)) if content["ranking"] else "",
+        plotly_js=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+    )  # fmt: skip
+
+
+def _child(number: int, child: Mapping[str, Any]) -> dict[str, Any]:
+    """One child with its pictures."""
+    sections = {section["name"]: section for section in child["sections"]}
+    figures: list[dict[str, Any]] = []
+    for name, section in sections.items():
+        for title, note, figure in verdict_charts.figures(name, section["facts"]):
+            key = f"{number}-{len(figures)}"
+            figures.append({"title": title, "note": note, "chart": _html(key, figure)})
+    answered = [section["facts"]["cases"] for name, section in sections.items() if name.startswith("generation")]
+    return {
+        **child, "figures": figures, "changed": _changed(answered[0]) if answered else [],
+        "served": sections.get("served", {}).get("facts"),
+        "checks": [(section["name"], check) for section in child["sections"] for check in section["checks"]],
+    }  # fmt: skip
+
+
+def _changed(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Cases whose answers have other defects than the parent's, worst first, then others whose answers differ."""
+    new = [each for each in cases if set(each["child"]["defects"]) - set(each["parent"]["defects"])]
+    failed = [each for each in cases if (each["child"]["error"] or each["parent"]["error"]) and each not in new]
+    rest = [
+        each for each in cases
+        if each["child"]["text"] != each["parent"]["text"] and each not in new and each not in failed
+    ]  # fmt: skip
+    return [*new, *failed, *rest][:_SHOWN]
+
+
+def _ranking(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Children as they were ranked, then those that are out."""
+    ranking = content["ranking"]
+    if not ranking:
+        return []
+    by_name = {child["name"]: child for child in content["children"]}
+    ranked = [{"name": name, "closeness": closeness, "vetoed": []} for name, closeness in ranking["ranked"]]
+    out = [{"name": name, "closeness": None, "vetoed": missed} for name, missed in ranking["vetoed"].items()]
+    return [{**row, "child": by_name[row["name"]]} for row in [*ranked, *out]]
+
+
+def _html(key: str, figure: Any) -> Any:
+    from markupsafe import Markup
+
+    config = {"responsive": True, "displayModeBar": False}
+    return Markup(
+        figure.to_html(
+            full_html=False, include_plotlyjs=False, config=config, div_id=f"chart-{key}", default_width="100%"
+        )
+    )

@@ -1,0 +1,41 @@
+"""verify --ledger: does the chain of a run's receipts hold, and does it end where the run says?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from featherweight.core.errors import CheckpointError, LedgerError
+from featherweight.core.receipt import Receipt, read_ledger
+
+RESULTS = ("result.json", "verdict.json")
+"""Files beside a ledger that say how many receipts it has, and which is the last."""
+
+
+def verify_ledger(run: str | Path) -> list[Receipt]:
+    """The receipts of a run, if their chain holds and ends where the run says.
+
+    Raises:
+        CheckpointError: there is no ledger; LedgerError: names the first bad line.
+    """
+    folder = Path(run)
+    path = folder if folder.suffix == ".jsonl" else folder / "ledger.jsonl"
+    if not path.is_file():
+        raise CheckpointError(str(run), "has no ledger", "give the folder of a run, or a ledger.jsonl")
+    receipts = read_ledger(path)
+    for result in (path.parent / name for name in RESULTS):
+        if result.is_file():
+            _require_end(path, receipts, json.loads(result.read_text(encoding="utf-8"))["receipts"])
+    return receipts
+
+
+def _require_end(path: Path, receipts: list[Receipt], expected: dict[str, int | str]) -> None:
+    """Refuses a chain that was cut off or that goes another way."""
+    count = int(expected["count"])
+    if len(receipts) < count:
+        raise LedgerError(
+            f"{path} line {len(receipts) + 1}", f"is missing: the run wrote {count} receipts",
+            "restore the ledger from a copy, or run again",
+        )  # fmt: skip
+    if count and receipts[count - 1].digest != expected["head"]:
+        raise LedgerError(f"{path} line {count}", "is not the receipt that the run ended with", "restore the ledger")

@@ -1,0 +1,172 @@
+"""The two sides of a verification: the parent, measured once for all children, and a child with who answers for it.
+
+A child may be a file, a server, or both: then the server is what is deployed, and the file says what it should answer.
+A model's module is in memory only while it answers. Answers of a file are kept in the cache under everything that they
+depend on; a server is asked anew each time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featherweight.core.cases import CaseSet
+from featherweight.core.data import TokenSet
+from featherweight.core.model import Model
+from featherweight.core.run import Run
+from featherweight.core.store import Store
+from featherweight.measure.answers import Answer, Connector, Generation, ask
+from featherweight.measure.connectors.connect import connect, gguf_of
+from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
+from featherweight.verbs.prepare import cache_folder, token_rows
+from featherweight.verbs.verify_wanted import Wanted
+
+
+@dataclass
+class Parent:
+    """The model to compare with.
+
+    Attributes:
+        name: as it was given.
+        model: the model.
+        wanted: what is asked for.
+        run: device, seed, progress, and a store that lives as long as the verification.
+        cache: where converted models and answers are kept.
+        engine: a server that answers for it; None = the model itself does.
+    """
+
+    name: str
+    model: Model
+    wanted: Wanted
+    run: Run
+    cache: Path | None = None
+    engine: Connector | None = None
+
+    @functools.cached_property
+    def held_out(self) -> TokenSet:
+        """Rows of text that no model was made with."""
+        wanted, cache = self.wanted, cache_folder(self.cache)
+        return token_rows(self.model, wanted.documents, wanted.settings, self.run.progress, cache, wanted.text).held_out
+
+    @functools.cached_property
+    def kept(self) -> Store:
+        """Answers of earlier verifications."""
+        return Store(cache_folder(self.cache) / "measurements")
+
+    @functools.cached_property
+    def special(self) -> tuple[str, ...]:
+        """Texts of the special tokens, which no answer should hold."""
+        return tuple(map(str, self.model.tokenizer.all_special_tokens))
+
+    def facts(self) -> dict[str, Any]:
+        """What was asked for, on which text, and who answered; plain JSON."""
+        text = self.held_out.digest if "held_out" in self.__dict__ else None
+        served = None if self.engine is None else dict(self.engine.facts)
+        return {**self.wanted.facts(), "text": text, "parent_served": served}
+
+    def connector(self) -> Connector:
+        """Who answers for the parent."""
+        return self.engine or HuggingFaceConnector(self.model, self.run.device)
+
+    def answers(self, cases: CaseSet, generation: Generation) -> list[Answer]:
+        """Its answers; those of the model itself are drawn once."""
+        if self.engine is not None:
+            return drawn(self.engine, cases, generation, self.run, f"{self.name} is asked")
+        return kept_answers(self.connector(), cases, generation, self.run, self.kept, f"{self.name} answers")
+
+
+@dataclass
+class Child:
+    """The model to judge.
+
+    Attributes:
+        name: as it was given; the server's address where there is no file.
+        model: the file; None = there is only a server.
+        parent: what it is compared with.
+        engine: a server that answers for it; None = the file does.
+    """
+
+    name: str
+    model: Model | None
+    parent: Parent
+    engine: Connector | None = None
+
+    @property
+    def path(self) -> str | None:
+        """Where the file is; None where there is none."""
+        return None if self.model is None else self.name
+
+    @property
+    def same(self) -> bool:
+        """Whether it is its parent."""
+        return self.model is not None and self.model.fingerprint == self.parent.model.fingerprint
+
+    @functools.cached_property
+    def bytes(self) -> int | None:
+        """Bytes of its weights on disk."""
+        return None if self.model is None else weight_bytes(self.name, self.model)
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies it, as plain JSON."""
+        known: dict[str, Any] = {} if self.engine is None else {"served": dict(self.engine.facts)}
+        return known if self.model is None else {"fingerprint": self.model.fingerprint, "bytes": self.bytes, **known}
+
+    def connector(self) -> Connector:
+        """Who answers for what is deployed."""
+        if self.engine is not None:
+            return self.engine
+        assert self.model is not None  # one of both is there
+        return HuggingFaceConnector(self.model, self.parent.run.device)
+
+    def answers(self, cases: CaseSet, generation: Generation) -> list[Answer]:
+        """Answers of what is deployed: the server's where there is one."""
+        if self.engine is not None:
+            return drawn(self.engine, cases, generation, self.parent.run, f"{self.engine.facts.get('url')} is asked")
+        run, kept = self.parent.run, self.parent.kept
+        return kept_answers(self.connector(), cases, generation, run, kept, f"{self.name} answers")
+
+    def file_answers(self, cases: CaseSet, generation: Generation) -> list[Answer]:
+        """Answers of the file in the runtime that it is for."""
+        run, kept = self.parent.run, self.parent.kept
+        path = Path(self.name)
+        label = f"{self.name} answers"
+        if gguf_of(path) is None:
+            assert self.model is not None  # asked for where there is a file
+            return kept_answers(HuggingFaceConnector(self.model, run.device), cases, generation, run, kept, label)
+        with connect(path) as connector:
+            return kept_answers(connector, cases, generation, run, kept, label)
+
+
+def drawn(connector: Connector, cases: CaseSet, generation: Generation, run: Run, label: str) -> list[Answer]:
+    """One answer a case."""
+    answers = []
+    with run.progress.track(label, len(cases)) as advance:
+        for answer in ask(connector, [case.messages for case in cases], generation):
+            answers.append(answer)
+            advance()
+    return answers
+
+
+def kept_answers(
+    connector: Connector, cases: CaseSet, generation: Generation, run: Run, kept: Store, label: str
+) -> list[Answer]:
+    """The same, drawn once for one model, one set of cases and one way of drawing."""
+    facts = {"model": connector.facts, "cases": cases.digest, "generation": generation.to_dict()}
+
+    def draw() -> list[dict[str, Any]]:
+        return [dict(answer.__dict__) for answer in drawn(connector, cases, generation, run, label)]
+
+    found = kept.json("answers", facts, draw)
+    return [Answer(**{**each, "special": tuple(each["special"])}) for each in found]
+
+
+def weight_bytes(name: str | Path, model: Model) -> int:
+    """Bytes of a model's weights on disk: of its GGUF file, or of the safetensors of its folder."""
+    file = gguf_of(Path(name))
+    if file is not None:
+        return file.stat().st_size
+    shards: Sequence[Path] = sorted(model.folder.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in shards) or model.nbytes
