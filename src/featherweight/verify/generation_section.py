@@ -119,7 +119,7 @@ def _defect_check(kind: Defect, came: Sequence[AnsweredCase], tolerance: float) 
     prompts, new, gone = counts["prompts"], counts["new"], counts["gone"]
     verdict, reason = _judged(kind, prompts, new, gone, tolerance)
     found = f"{counts['child']} of {prompts}, parent {counts['parent']}, new {new}"
-    return Check(_NAMES[kind], "nothing that the parent does not do", found, verdict, reason)
+    return Check(_NAMES[kind], "none that is new", found, verdict, reason)
 
 
 def _judged(kind: Defect, prompts: int, new: int, gone: int, tolerance: float) -> tuple[Verdict, str]:
