@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from featherweight.core.cases import Case
 from featherweight.core.labels import Role
+from featherweight.core.receipt import Receipt
 from featherweight.measure.answers import Answer, Generation
 from featherweight.measure.connectors.facts import text_digest
 from featherweight.measure.judges.judge import Ruling
@@ -78,3 +79,8 @@ def identity_of(facts: Mapping[str, Any]) -> str:
         if facts.get(key):
             return str(facts[key])
     return f"{facts['url']} {facts.get('model', '')}".strip() if facts.get("url") else text_digest(dict(facts))
+
+
+def answers_in(receipts: Iterable[Receipt]) -> list[Receipt]:
+    """The receipts that are of an answer."""
+    return [receipt for receipt in receipts if receipt.content.get("step") == ANSWER]
