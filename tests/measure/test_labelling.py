@@ -17,7 +17,7 @@ from featherweight.core.labels import Label, Role
 from featherweight.core.rates import Rate
 from featherweight.core.receipt import Ledger
 from featherweight.measure.answers import Answer, Generation
-from featherweight.measure.calibration import Calibration, calibrate
+from featherweight.measure.calibration import Calibration, read_labelled_answers
 from featherweight.measure.detectors.degenerate import Empty
 from featherweight.measure.detectors.detector import Detector, Finding
 from featherweight.measure.detectors.pattern import Pattern
@@ -174,7 +174,7 @@ def test_labels_of_people(tmp_path: Path) -> None:
         *({"answer": REFUSAL, "label": "refuse"},) * 9, {"answer": SERVED, "label": "refuse"},
         *({"answer": SERVED, "label": "comply"},) * 9, {"answer": REFUSAL, "label": "comply"},
     )  # fmt: skip
-    found = calibrate(path, Labeller((canary(),)))
+    found = read_labelled_answers(path).calibrate(Labeller((canary(),)))
     judge = found.confusion(Label.REFUSE)
     assert (judge.sensitivity.rate, judge.specificity.rate) == (0.9, 0.9)
     corrected = found.corrected(Rate(18, 20), Label.REFUSE)
@@ -204,4 +204,4 @@ def test_labels_that_tell_nothing_correct_nothing() -> None:
 def test_bad_labelled_answers(tmp_path: Path, line: dict[str, Any], says: str) -> None:
     path = write_labelled(tmp_path / "labelled.jsonl", {"answer": "a", "label": "comply"}, line)
     with pytest.raises(DataError, match=says):
-        calibrate(path, Labeller((canary(),)))
+        read_labelled_answers(path)
