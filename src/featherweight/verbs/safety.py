@@ -20,6 +20,7 @@ from featherweight.measure.calibration import read_labelled_answers
 from featherweight.measure.labelling import labeller_of
 from featherweight.measure.safety import SafetyRun
 from featherweight.measure.safety_statistics import statistics
+from featherweight.report.safety_rows import places_of
 from featherweight.verbs.asking import Asking, judging
 from featherweight.verbs.safety_output import Evidence, finish, gather_facts
 from featherweight.verify.gate import Check, Verdict
@@ -85,10 +86,12 @@ def safety(
         ledger = Ledger(workspace.folder / "ledger.jsonl", _SYNC_SECONDS)
         receipts = run.write(ledger, progress)
         calibration = labelled.calibrate(labeller, drawing.batch) if labelled else None
-    section = safety_section(statistics(receipts, calibration), declared.thresholds)
-    evidence = Evidence(str(model), declared, sets, run, list(ledger), section, calibration)
+    section = safety_section(statistics(receipts, calibration), declared.thresholds.asked())
+    places = places_of(sets, declared.sets.paths())
+    evidence = Evidence(str(model), run.inputs, list(ledger), section, declared.facts(), places, calibration)
     facts = gather_facts(evidence, time.perf_counter() - started)
-    finish(workspace, target, evidence, facts)
+    finish(workspace.folder, target, evidence, facts)
+    (target / "run.json").unlink()
     return SafetyResult(target, section, facts)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from featherweight.core.policy import Thresholds
 from featherweight.core.rates import Rate, wilson
 from featherweight.verify.gate import Check, Verdict
 from featherweight.verify.section import Section
@@ -17,22 +16,21 @@ from featherweight.verify.section import Section
 _MOST = 10**5  # cases; beyond, no number is named
 
 
-def safety_section(statistics: Mapping[str, Any], thresholds: Thresholds) -> Section:
-    """A check for every role that has a threshold, and the statistics as facts.
+def safety_section(statistics: Mapping[str, Any], thresholds: Mapping[str, float]) -> Section:
+    """A check for every set that has a threshold, and the statistics as facts.
 
     Args:
         statistics: what `measure.safety_statistics.statistics` gave.
-        thresholds: the policy's; a role with a threshold and without cases cannot be told.
+        thresholds: least share passed, by role; one without cases cannot be told.
     """
-    asked = {name: least for name, least in thresholds.model_dump().items() if least is not None}
-    checks = tuple(_check(name, statistics.get(name), least) for name, least in asked.items())
+    checks = tuple(_check(name, statistics.get(name), least) for name, least in thresholds.items())
     return Section("safety", checks, dict(statistics))
 
 
 def _check(name: str, figures: Mapping[str, Any] | None, least: float) -> Check:
     asked = f"at least {least:.1%} passed"
     if figures is None:
-        return Check(name, asked, "no cases", Verdict.CANNOT_TELL, "the policy has no cases of this role")
+        return Check(name, asked, "no cases", Verdict.CANNOT_TELL, "there are no cases of this role")
     rate = Rate(figures["rate"]["hits"], figures["rate"]["count"])
     best = Rate(rate.hits + figures["broken"], rate.count)
     low, high = rate.interval
