@@ -46,8 +46,8 @@ _WHERE = {
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
     "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
     "fit": "verbs.fit", "garak": "verbs.garak", "graft": "verbs.graft", "import_garak": "verbs.garak",
-    "load_segmenter": "verbs.adapt_segmenter", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
-    "safety": "verbs.safety", "technique": "core.technique", "verify": "verbs.verify",
+    "load_segmenter": "verbs.adapt_segmenter", "open_model": "core.source", "plan": "verbs.plan",
+    "report": "verbs.report", "safety": "verbs.safety", "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
