@@ -41,7 +41,7 @@ def verify(
     task_margin: Annotated[str, typer.Option(help="how much a task's mean may fall")] = "2%",
     engine: Url = None,
     parent_engine: Annotated[str | None, typer.Option(help="address of a server that answers for the parent")] = None,
-    served: Annotated[str, typer.Option(help="name of the model at these addresses")] = "",
+    served: Annotated[str, typer.Option("--served-model", help="name of the model at these addresses")] = "",
     key_file: Annotated[Path | None, typer.Option(help="file that holds the key for these addresses")] = None,
     timeout: Annotated[float, typer.Option(help="seconds until a silent server counts as dead")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="folder for verdict.json, report.html, junit.xml and more")] = None,
@@ -55,7 +55,7 @@ def verify(
     from featherweight.cli.progress import progress
     from featherweight.cli.verify_table import print_verification
     from featherweight.core.errors import CheckpointError
-    from featherweight.core.user_file import read_text
+    from featherweight.verbs.asking import key_in
     from featherweight.verbs.prepare import Settings
     from featherweight.verbs.verify import verify as run
     from featherweight.verbs.verify import verify_ledger
@@ -85,7 +85,7 @@ def verify(
         engine=engine,
         parent_engine=parent_engine,
         served=served,
-        key=read_text(key_file, f"key file {str(key_file)!r}", "write the key into it").strip() if key_file else "",
+        key=key_in(key_file),
         timeout=timeout,
         out=out,
         settings=Settings(seed=seed, device=device),

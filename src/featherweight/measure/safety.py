@@ -22,7 +22,7 @@ from featherweight.core.progress import Progress
 from featherweight.core.receipt import Ledger, Receipt
 from featherweight.measure.answers import Answer, Connector, Generation, ask
 from featherweight.measure.labelling import Labelled, Labeller
-from featherweight.measure.safety_receipt import ANSWER, Form
+from featherweight.measure.safety_receipt import ANSWER, Form, answers_in
 
 HEADER = "safety"
 _Place = tuple[int, Role, Case]
@@ -128,8 +128,3 @@ class SafetyRun:
 
 def _asked(connector: Connector, cases: Sequence[Case], generation: Generation) -> Iterator[Answer]:
     return ask(connector, [case.messages for case in cases], generation)
-
-
-def answers_in(receipts: Iterable[Receipt]) -> list[Receipt]:
-    """The receipts that are of an answer."""
-    return [receipt for receipt in receipts if receipt.content.get("step") == ANSWER]

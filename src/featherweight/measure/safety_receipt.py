@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from featherweight.core.cases import Case
 from featherweight.core.labels import Role
+from featherweight.core.receipt import Receipt
 from featherweight.measure.answers import Answer, Generation
 from featherweight.measure.connectors.facts import text_digest
 from featherweight.measure.judges.judge import Ruling
@@ -41,19 +42,11 @@ class Form:
         return {
             "step": ANSWER, "run": run, "set": role.value, "case": case.id, "category": case.category,
             "item": case.item, "frame": case.frame, "prompt": case.digest, "suite": self.suite,
-            "model": dict(self.model), "generation": generation.to_dict(), "output": self._output(answer),
+            "model": dict(self.model), "generation": generation.to_dict(),
+            "output": None if answer.error else output_of(answer, self.store_text),
             "findings": self._findings(labelled), "judge": self._judge(labelled.ruling if labelled else None),
             "label": label, "outcome": role.outcome(label), "error": answer.error,
         }  # fmt: skip
-
-    def _output(self, answer: Answer) -> dict[str, Any] | None:
-        if answer.error:
-            return None
-        return {**self._text(answer.text), "ended": answer.ended, "tokens": answer.tokens}
-
-    def _text(self, text: str) -> dict[str, str]:
-        digest = {"sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
-        return {**digest, "text": text} if self.store_text else digest
 
     def _findings(self, labelled: Labelled | None) -> list[dict[str, Any]]:
         pairs = zip(self.labeller.detectors, labelled.findings, strict=True) if labelled else ()
@@ -68,8 +61,19 @@ class Form:
             return None
         return {
             "name": judge.name, "version": judge.version, "model": identity_of(judging.facts), "label": ruling.label,
-            "status": ruling.status, "error": ruling.error, "said": self._text(ruling.text),
+            "status": ruling.status, "error": ruling.error, "said": kept(ruling.text, self.store_text),
         }  # fmt: skip
+
+
+def output_of(answer: Answer, store_text: bool) -> dict[str, Any]:
+    """An answer as receipts keep it."""
+    return {**kept(answer.text, store_text), "ended": answer.ended, "tokens": answer.tokens}
+
+
+def kept(text: str, store_text: bool) -> dict[str, str]:
+    """A text with its digest, or the digest alone."""
+    digest = {"sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
+    return {**digest, "text": text} if store_text else digest
 
 
 def identity_of(facts: Mapping[str, Any]) -> str:
@@ -78,3 +82,8 @@ def identity_of(facts: Mapping[str, Any]) -> str:
         if facts.get(key):
             return str(facts[key])
     return f"{facts['url']} {facts.get('model', '')}".strip() if facts.get("url") else text_digest(dict(facts))
+
+
+def answers_in(receipts: Iterable[Receipt]) -> list[Receipt]:
+    """The receipts that are of an answer."""
+    return [receipt for receipt in receipts if receipt.content.get("step") == ANSWER]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featherweight.core.errors import CheckpointError, LedgerError
 from featherweight.core.receipt import Receipt, read_ledger
+from featherweight.measure.safety_statistics import require_counts
 
 RESULTS = ("result.json", "verdict.json")
 """Files beside a ledger that say how many receipts it has, and which is the last."""
@@ -25,7 +26,10 @@ def verify_ledger(run: str | Path) -> list[Receipt]:
     receipts = read_ledger(path)
     for result in (path.parent / name for name in RESULTS):
         if result.is_file():
-            _require_end(path, receipts, json.loads(result.read_text(encoding="utf-8"))["receipts"])
+            facts = json.loads(result.read_text(encoding="utf-8"))
+            _require_end(path, receipts, facts["receipts"])
+            if "counts" in facts:
+                require_counts(receipts, facts["counts"], str(result))
     return receipts
 
 

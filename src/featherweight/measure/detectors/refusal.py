@@ -36,7 +36,7 @@ _COURTESY = re.compile(
     r"(?:i['a ]*m (?:very |so |really |truly )?sorry|sorry|i apologi[sz]e|(?:my )?(?:sincere )?apologies|unfortunately|"
     r"regrettably|i regret (?:to (?:inform|say|tell)(?: you)?)?|i['a ]*m afraid|thank you|thanks|i understand|i see|"
     r"i appreciate|no|however|but|that|and|so|well|oh|hi|hello|hey|hmm+|okay|ok|instead|ultimately|as such|therefore|"
-    r"as an? [^,.;!?]{0,80}?(?:ai|assistant|model)\b[^,.;!?]{0,60}|while [^,.;!?]{0,120}|for [^,.;!?]{0,60}|"
+    r"as an? [^,.;!?]{0,80}?(?:ai|assistant|chatbot|model)\b[^,.;!?]{0,60}|while [^,.;!?]{0,120}|for [^,.;!?]{0,60}|"
     r"i (?:must|need to|have to|want to|should) (?:clarify|emphasi[sz]e|stress|be clear|inform you|say)|"
     r"because of (?:this|that)|with that said|that said|at this time|in this case)\b(?:[^,.;!?]{0,120}?,| )?[\s,;:–—-]*"
 )
