@@ -12,9 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from featherweight.core.numerics import wilson_interval
-
-Interval = tuple[float, float]
+from featherweight.core.rates import Interval, Rate, wilson
 
 
 @dataclass(frozen=True)
@@ -69,18 +67,12 @@ class Paired:
             "count": self.count,
             "lost": self.lost,
             "gained": self.gained,
-            "parent": _rate(self.parent, self.count),
-            "child": _rate(self.child, self.count),
+            "parent": Rate(self.parent, self.count).to_dict(),
+            "child": Rate(self.child, self.count).to_dict(),
             "loss": self.loss,
             "loss_interval": list(newcombe(self)),
             "mcnemar": mcnemar(self.lost, self.gained),
         }
-
-
-def _rate(held: int, count: int) -> dict[str, Any]:
-    return {
-        "held": held, "rate": held / count if count else None, "interval": list(wilson_interval(held, count)),
-    }  # fmt: skip
 
 
 def mcnemar(lost: int, gained: int) -> float:
@@ -94,8 +86,8 @@ def newcombe(paired: Paired) -> Interval:
     if paired.count == 0:
         return -1.0, 1.0
     one, other = paired.parent / paired.count, paired.child / paired.count
-    below, above = wilson_interval(paired.parent, paired.count)
-    lower, upper = wilson_interval(paired.child, paired.count)
+    below, above = wilson(paired.parent, paired.count)
+    lower, upper = wilson(paired.child, paired.count)
     tied = _correlation(paired)
     down = _combined(one - below, upper - other, tied)
     up = _combined(above - one, other - lower, tied)
