@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
+    from featherweight.verbs.safety import safety as safety
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
@@ -43,14 +44,15 @@ _WHERE = {
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
     "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
     "fit": "verbs.fit", "graft": "verbs.graft", "load_segmenter": "verbs.adapt_segmenter",
-    "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "technique": "core.technique",
+    "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "safety": "verbs.safety",
+    "technique": "core.technique",
     "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
     "Budget", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export", "adapter_inspect", "adapter_place",
     "adapter_shrink", "apply", "audit_component", "compare_optimizers", "distill_component", "fit", "graft",
-    "load_segmenter", "open_model", "plan", "report", "technique", "verify",
+    "load_segmenter", "open_model", "plan", "report", "safety", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

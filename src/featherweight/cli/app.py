@@ -16,6 +16,7 @@ from featherweight.cli import (
     list_,
     plan,
     report,
+    safety,
     show,
     verify,
 )
@@ -35,6 +36,7 @@ app.command("apply")(apply.apply)
 app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
+app.command("safety")(safety.safety)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)

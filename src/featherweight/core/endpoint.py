@@ -26,6 +26,10 @@ _PIECE, _LARGEST = 2**16, 64 * 10**6  # bytes
 _ENDED = {"stop": True, "length": False}
 
 
+class NotAnswering(EndpointError):
+    """Nobody is there, or there was no whole answer after all attempts."""
+
+
 class _Passing(Exception):
     """Went wrong in a way that may be gone at the next attempt."""
 
@@ -89,7 +93,7 @@ class Endpoint:
                 return _answer_in(self._post(json.dumps(body)), self.url)
             except _Passing as passing:
                 problem = str(passing)
-        raise EndpointError(
+        raise NotAnswering(
             self.url, f"{problem} at each of {self.attempts} attempts", "see whether the server is well, or wait longer"
         )
 
@@ -107,9 +111,9 @@ class Endpoint:
         finally:
             connection.close()
 
-    def _unreachable(self, error: OSError) -> EndpointError:
+    def _unreachable(self, error: OSError) -> NotAnswering:
         reason = error.strerror or str(error) or type(error).__name__
-        return EndpointError(self.url, f"cannot be reached ({reason})", "start the server, or correct the address")
+        return NotAnswering(self.url, f"cannot be reached ({reason})", "start the server, or correct the address")
 
     def _post(self, body: str) -> bytes:
         import http.client

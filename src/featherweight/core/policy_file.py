@@ -77,9 +77,11 @@ def _fields(parents: Sequence[Any]) -> list[str]:
 def _located(policy: Policy, folder: Path) -> Policy:
     """The policy with its paths made those of files."""
     sets = {role.value: folder / path for role, path in policy.sets.paths().items()}
-    judge = policy.judge
-    if judge is not None:
-        files = {name: folder / path for name in ("key_file", "labelled") if (path := getattr(judge, name))}
-        model = str(folder / judge.model) if (folder / judge.model).exists() else judge.model
-        judge = judge.model_copy(update={**files, "model": model})
-    return policy.model_copy(update={"sets": Sets(**sets), "judge": judge})
+    changes: dict[str, Any] = {"sets": Sets(**sets)}
+    if policy.labelled is not None:
+        changes["labelled"] = folder / policy.labelled
+    if policy.judge is not None:
+        key, model = policy.judge.key_file, policy.judge.model
+        beside = {"model": str(folder / model)} if (folder / model).exists() else {}
+        changes["judge"] = policy.judge.model_copy(update={"key_file": key and folder / key, **beside})
+    return policy.model_copy(update=changes)
