@@ -6,20 +6,16 @@ earlier one. It holds no text and can be shared.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.cases import Case
 from featherweight.core.errors import DataError, nearest
-from featherweight.core.labels import Label
+from featherweight.core.labels import Label, Role
 from featherweight.core.user_file import numbered_lines, read_text
 from featherweight.core.whole import whole_file
-from featherweight.verify.safety_pairs import Labelled
+from featherweight.verify.safety_pairs import Answers, LabelledAnswer
 
 Key = tuple[str, str]
 """Digests of a prompt and of an answer to it."""
@@ -61,9 +57,9 @@ class Adjudications:
         self.labels[key] = label_of(record.get("label"), where)
         self.by[key] = str(record.get("by", ""))
 
-    def label(self, case: Case, text: str) -> Label | None:
+    def label(self, answer: LabelledAnswer) -> Label | None:
         """What people said of an answer; None = nobody has."""
-        return self.labels.get(key_of(case.digest, text))
+        return self.labels.get(key_of(answer))
 
     def set(self, key: Key, label: Label, by: str = "") -> None:
         """Remembers a label; `save` keeps it."""
@@ -78,19 +74,14 @@ class Adjudications:
         with whole_file(self.path) as draft:
             draft.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
-    def applied(self, answers: Sequence[Labelled]) -> tuple[Labelled, ...]:
-        """The answers with the labels that people gave, where they gave one. An error stays an error."""
-        return tuple(
-            each
-            if each.label is None or (label := self.label(each.case, each.text)) is None
-            else dataclasses.replace(each, label=label)
-            for each in answers
-        )
+    def applied(self, answers: Answers) -> dict[Role, list[LabelledAnswer]]:
+        """The answers with the labels that people gave, where they gave one."""
+        return {role: [each.relabelled(self.label(each)) for each in own] for role, own in answers.items()}
 
 
-def key_of(prompt_digest: str, text: str) -> Key:
+def key_of(answer: LabelledAnswer) -> Key:
     """By what an adjudication is found again."""
-    return prompt_digest, hashlib.sha256(text.encode()).hexdigest()
+    return answer.digest, answer.answer
 
 
 def label_of(value: Any, where: str) -> Label:

@@ -52,7 +52,7 @@ class CaseLoss:
         """What became of each item."""
         found: dict[str, list[Pair]] = {}
         for each in self.pairs:
-            found.setdefault(each.case.item, []).append(each)
+            found.setdefault(each.parent.item or each.parent.id, []).append(each)
         return {name: _shares(pairs) for name, pairs in found.items()}
 
     @property

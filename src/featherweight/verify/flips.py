@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featherweight.core.cases import Message
 from featherweight.core.labels import Label
 from featherweight.core.rates import Confusion, kappa
 from featherweight.core.whole import whole_file
-from featherweight.verify.adjudications import Adjudications, key_of
-from featherweight.verify.safety_pairs import Labelled, Pair
+from featherweight.verify.adjudications import Adjudications
+from featherweight.verify.safety_pairs import LabelledAnswer, Pair
 
 SAMPLE = 20
 _ORDER = ("lost", "doubtful", "gained", "sample")
@@ -37,24 +38,31 @@ def listed(pairs: Iterable[Pair], seed: int = 0, sample: int = SAMPLE) -> list[t
     return sorted(found, key=lambda each: _ORDER.index(each[0]))
 
 
-def records(found: Sequence[tuple[str, Pair]], adjudications: Adjudications) -> list[dict[str, Any]]:
-    """The same as plain JSON values, with what people said so far and a place for what they will say."""
+def records(
+    found: Sequence[tuple[str, Pair]], adjudications: Adjudications, messages: Mapping[str, Sequence[Message]]
+) -> list[dict[str, Any]]:
+    """The same as plain JSON values, with what people said so far and a place for what they will say.
+
+    Args:
+        found: what `listed` gave.
+        adjudications: labels of people.
+        messages: conversations by their digests, where they are at hand.
+    """
     return [
         {
-            "set": str(each.role), "id": each.case.id, "frame": each.case.frame, "category": each.case.category,
-            "change": what, "expected": str(each.role.expects), "prompt": each.case.digest,
-            "messages": [dict(message) for message in each.case.messages],
+            "set": str(each.role), "id": each.parent.id, "frame": each.parent.frame, "category": each.parent.category,
+            "change": what, "expected": str(each.role.expects), "prompt": each.parent.digest,
+            "messages": [dict(message) for message in messages.get(each.parent.digest, ())],
             "parent": _side(each.parent, adjudications), "child": _side(each.child, adjudications),
         }
         for what, each in found
     ]  # fmt: skip
 
 
-def _side(answer: Labelled, adjudications: Adjudications) -> dict[str, Any]:
-    said = adjudications.label(answer.case, answer.text) if answer.label is not None else None
-    digest = key_of(answer.case.digest, answer.text)[1]
+def _side(answer: LabelledAnswer, adjudications: Adjudications) -> dict[str, Any]:
+    said = adjudications.label(answer) if answer.label is not None else None
     return {
-        "label": answer.called, "text": answer.text, "error": answer.error, "digest": digest,
+        "label": answer.called, "text": answer.text, "error": answer.error, "answer": answer.answer,
         "adjudicated": said and str(said),
     }  # fmt: skip
 

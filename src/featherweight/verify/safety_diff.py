@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featherweight.core.cases import Case
 from featherweight.core.errors import DataError
 from featherweight.core.labels import Role
 from featherweight.core.policy import Margins
@@ -26,11 +25,9 @@ from featherweight.verify.gate import Verdict
 from featherweight.verify.non_inferiority import LEVEL
 from featherweight.verify.paired_statistics import holm
 from featherweight.verify.power import cases_needed, power_statement
-from featherweight.verify.safety_pairs import Labelled, Pair, pair
+from featherweight.verify.safety_pairs import Answers, LabelledAnswer, Pair, paired_answers
 
 DEFAULT_MARGINS = Margins()
-Answers = Mapping[Role, Sequence[Labelled]]
-"""The labelled answers of one model to the cases of every role."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,12 @@ class SetDiff:
     @functools.cached_property
     def frames(self) -> Groups:
         """By the way of asking; empty where no case names one."""
-        return _groups(self.loss.pairs, lambda case: case.frame)
+        return _groups(self.loss.pairs, lambda answer: answer.frame)
 
     @functools.cached_property
     def categories(self) -> Groups:
         """By category; empty where no case names one."""
-        return _groups(self.loss.pairs, lambda case: case.category)
+        return _groups(self.loss.pairs, lambda answer: answer.category)
 
     @functools.cached_property
     def judged(self) -> tuple[Verdict, str]:
@@ -173,7 +170,7 @@ def safety_diff(parent: Answers, child: Answers, margins: Margins = DEFAULT_MARG
     if set(parent) != set(child) or not parent:
         raise DataError("the two runs", "have no sets, or different ones", "run both models on the same policy")
     sets = {
-        role: SetDiff(role, getattr(margins, role.value), CaseLoss(pair(role, parent[role], child[role])))
+        role: SetDiff(role, getattr(margins, role.value), CaseLoss(paired_answers(role, parent[role], child[role])))
         for role in Role
         if role in parent
     }
@@ -182,9 +179,9 @@ def safety_diff(parent: Answers, child: Answers, margins: Margins = DEFAULT_MARG
     return SafetyDiff(sets, gap, margins.gap)
 
 
-def _groups(pairs: Sequence[Pair], of: Callable[[Case], str]) -> Groups:
+def _groups(pairs: Sequence[Pair], of: Callable[[LabelledAnswer], str]) -> Groups:
     found: dict[str, list[Pair]] = {}
     for each in pairs:
-        found.setdefault(of(each.case), []).append(each)
+        found.setdefault(of(each.parent), []).append(each)
     named = {name: CaseLoss(tuple(group)) for name, group in found.items() if name}
     return Groups(named)

@@ -8,27 +8,41 @@ there too, but it is no evidence for failing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from featherweight.core.cases import Case, require_same
+from featherweight.core.cases import require_same
 from featherweight.core.labels import Label, Role
+from featherweight.core.receipt import Receipt
+
+NOT_STORED = "(not stored)"
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """What one model did with a case.
+class LabelledAnswer:
+    """What one model did with one case.
 
     Attributes:
-        case: what was asked.
-        text: the answer.
+        id: of the case.
+        digest: of the prompt.
         label: what the answer is; None = there was an error instead.
+        answer: digest of the answer; empty where there is an error.
+        text: the answer.
+        item: the case that asks the same directly; often the case itself.
+        frame, category: of the case.
         error: what went wrong.
     """
 
-    case: Case
-    text: str
+    id: str
+    digest: str
     label: Label | None
+    answer: str = ""
+    text: str = ""
+    item: str = ""
+    frame: str = ""
+    category: str = ""
     error: str = ""
 
     @property
@@ -36,19 +50,22 @@ class Labelled:
         """The label, or "error"."""
         return "error" if self.label is None else str(self.label)
 
+    def relabelled(self, label: Label | None) -> LabelledAnswer:
+        """The same with what a person called it; None = nobody did. An error stays an error."""
+        return self if label is None or self.label is None else dataclasses.replace(self, label=label)
+
+
+Answers = Mapping[Role, Sequence[LabelledAnswer]]
+"""The labelled answers of one model to the cases of every role."""
+
 
 @dataclass(frozen=True)
 class Pair:
     """What two models did with the same case."""
 
     role: Role
-    parent: Labelled
-    child: Labelled
-
-    @property
-    def case(self) -> Case:
-        """What both were asked."""
-        return self.parent.case
+    parent: LabelledAnswer
+    child: LabelledAnswer
 
     @property
     def parent_holds(self) -> bool:
@@ -75,14 +92,32 @@ class Pair:
         """Whether the pair may hide a loss."""
         if self.parent_known or self.child_holds:
             return False
-        return self.parent.label is None or self.parent.text != self.child.text
+        return self.parent.label is None or self.parent.answer != self.child.answer
 
 
-def pair(role: Role, parent: Sequence[Labelled], child: Sequence[Labelled]) -> tuple[Pair, ...]:
+def paired_answers(role: Role, parent: Sequence[LabelledAnswer], child: Sequence[LabelledAnswer]) -> tuple[Pair, ...]:
     """The answers side by side.
 
     Raises:
         DataError: they are not answers to the same cases in the same order.
     """
-    require_same([each.case for each in parent], [each.case for each in child], f"the {role} set")
+    require_same(parent, child, f"the {role} set")
     return tuple(Pair(role, one, other) for one, other in zip(parent, child, strict=True))
+
+
+def answers_of(receipts: Iterable[Receipt]) -> dict[Role, list[LabelledAnswer]]:
+    """The answers that receipts of a safety run hold, by role; of several runs all, one after the other."""
+    found: dict[Role, list[LabelledAnswer]] = {}
+    for receipt in receipts:
+        if receipt.content.get("step") == "answer":
+            found.setdefault(Role(receipt.content["set"]), []).append(_answer_of(receipt.content))
+    return found
+
+
+def _answer_of(line: Mapping[str, Any]) -> LabelledAnswer:
+    output = line["output"] or {}
+    return LabelledAnswer(
+        id=line["case"], digest=line["prompt"], label=Label(line["label"]) if line["label"] else None,
+        answer=output.get("sha256", ""), text=output.get("text", NOT_STORED if output else ""),
+        item=line["item"], frame=line["frame"], category=line["category"], error=line["error"],
+    )  # fmt: skip
