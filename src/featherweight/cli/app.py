@@ -7,6 +7,7 @@ import typer
 from featherweight.cli import (
     adapt,
     adapter,
+    adjudicate,
     apply,
     audit_component,
     compare_optimizers,
@@ -37,6 +38,7 @@ app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("safety")(safety.safety)
+app.command("adjudicate")(adjudicate.adjudicate)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)

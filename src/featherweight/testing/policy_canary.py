@@ -151,6 +151,7 @@ def _policy() -> dict[str, Any]:
         "sets": {str(role): f"{role}.jsonl" for role in Role},
         "detectors": [{"pattern": patterns}],
         "generation": {"tokens": 9, "batch": 100},
+        "openings": {"refuse": ["I cannot", "I must decline"], "comply": ["The"]},
         "margins": {**{str(role): "2%" for role in Role}, "gap": "2%"},
     }
 

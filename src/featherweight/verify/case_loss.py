@@ -72,10 +72,14 @@ class CaseLoss:
 
     @functools.cached_property
     def interval(self) -> Interval:
-        """95 %: Newcombe's where every item is one case, else by bootstrap over items."""
+        """95 %: Newcombe's where every item is one case, else by bootstrap over items.
+
+        Items that are all alike have nothing to resample; there it is Newcombe's of the table of items.
+        """
         if self.count == len(self.pairs):
             return newcombe(self.table)
-        return bootstrap([float(each.lost - each.gained) for each in self.items.values()])
+        values = [float(each.lost - each.gained) for each in self.items.values()]
+        return newcombe(self.worst) if len(set(values)) == 1 else bootstrap(values)
 
     @functools.cached_property
     def worst(self) -> Paired:
