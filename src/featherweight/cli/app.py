@@ -7,6 +7,7 @@ import typer
 from featherweight.cli import (
     adapt,
     adapter,
+    adjudicate,
     apply,
     audit_component,
     compare_optimizers,
@@ -39,6 +40,7 @@ app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("safety")(safety.safety)
 app.command("garak")(garak.garak)
+app.command("adjudicate")(adjudicate.adjudicate)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)

@@ -10,11 +10,12 @@ import yaml
 from pydantic import ValidationError
 
 from featherweight.core.errors import PolicyError, nearest
-from featherweight.core.policy import Drawing, Judge, Margins, Policy, Sets, Thresholds
+from featherweight.core.policy import Drawing, Judge, Margins, Openings, Policy, Sets, Thresholds
 from featherweight.core.user_file import read_text
 
 _PARTS: dict[Any, Any] = {
     "sets": Sets, "judge": Judge, "generation": Drawing, "thresholds": Thresholds, "margins": Margins,
+    "openings": Openings,
 }  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 The statistic is Tango's score of the loss at the margin. Its tail is summed over all tables, for the rate of gains that
 makes it largest, so that the chance of passing a loss as large as the margin is at most 5 % at every number of cases
-and every rate of changes: asymptotic bounds (Tango's own, Newcombe's) pass 6 to 9 % there. The rate of gains is sought in
-its 99.9 % interval, and the 0.1 % is added to the result (Berger and Boos 1994). References: Tango 1998; Hsueh, Liu and
-Chen 2001.
+and every rate of changes. Asymptotic bounds promise that and do not keep it: Tango's own passes up to 5.3 %, Newcombe's
+6.5 % where the parent holds 60 % of 200 cases. The rate of gains is sought in its 99.9 % interval, and the 0.1 % is
+added to the result (Berger and Boos 1994). References: Tango 1998; Hsueh, Liu and Chen 2001.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEVEL = 0.05
 _OUTSIDE = 1e-3  # chance that the rate of gains lies outside of where it is sought
 _GRID = 65  # rates of gains that are tried, twice
 _TAIL = 1e-12
-_ACCURACY = 1e-6
+_ACCURACY = 1e-5
 
 
 def loss_below(lost: int, gained: int, count: int, margin: float, level: float = LEVEL) -> bool:
@@ -74,27 +74,33 @@ def score(lost: np.ndarray | int, gained: np.ndarray | int, count: int, margin: 
 
 def _rates_of_gains(gained: int, count: int, margin: float) -> tuple[float, float]:
     """Clopper and Pearson's interval of the rate, cut where loss and gains would exceed all cases."""
-    beta = scipy.stats.beta
-    low = beta.ppf(_OUTSIDE / 2, gained, count - gained + 1) if gained else 0.0
-    high = beta.ppf(1 - _OUTSIDE / 2, gained + 1, count - gained) if gained < count else 1.0
+    quantile = scipy.special.betaincinv
+    low = quantile(gained, count - gained + 1, _OUTSIDE / 2) if gained else 0.0
+    high = quantile(gained + 1, count - gained, 1 - _OUTSIDE / 2) if gained < count else 1.0
     possible = (1 - margin) / 2
     return min(float(low), possible), min(float(high), possible)
 
 
 def _tails(seen: float, count: int, margin: float, rates: np.ndarray) -> np.ndarray:
     """Chance of a score of at most `seen` under each rate of gains, [rates]."""
-    binomial = scipy.stats.binom
-    most = int(binomial.isf(_TAIL, count, rates.max()))
-    gains = np.arange(most + 1)
+    special = scipy.special
+    gains = np.arange(_most_gains(count, float(rates.max())) + 1)
     losses = _most_losses(seen, count, margin, gains)
-    share = (rates + margin) / (1 - rates)  # of losses among the cases that are no gains
-    chance = binomial.pmf(gains[None], count, rates[:, None])
-    below = binomial.cdf(losses[None], count - gains[None], np.minimum(share, 1.0)[:, None])
-    return (chance * below).sum(1) + _TAIL
+    gains, losses = gains[losses >= 0], losses[losses >= 0]
+    ways = special.gammaln(count + 1) - special.gammaln(gains + 1) - special.gammaln(count - gains + 1)
+    rates = rates[:, None]
+    chance = np.exp(ways + special.xlogy(gains, rates) + special.xlog1py(count - gains, -rates))
+    share = np.minimum((rates + margin) / (1 - rates), 1.0)  # of losses among the cases that are no gains
+    return (chance * special.bdtr(losses, count - gains, share)).sum(1) + _TAIL
+
+
+def _most_gains(count: int, rate: float) -> int:
+    """So many gains that more have no chance worth counting."""
+    return int(scipy.special.bdtrik(1 - _TAIL, count, rate)) + 1 if 0 < rate < 1 else count if rate else 0
 
 
 def _most_losses(seen: float, count: int, margin: float, gains: np.ndarray) -> np.ndarray:
-    """The most losses whose score is at most `seen`, for each number of gains; -1 = none. The score grows with losses."""
+    """The most losses whose score, which grows with them, is at most `seen`, for each number of gains; -1 = none."""
     low, high = np.full(len(gains), -1), count - gains
     while (low < high).any():
         middle = (low + high + 1) // 2

@@ -18,7 +18,7 @@ _TABLE = ((0.05, 100), (0.05, 200), (0.02, 200), (0.02, 400), (0.01, 400), (0.01
 
 def chance_to_show(count: int, rate: float) -> float:
     """Chance that a loss of this rate changes at least five of so many cases."""
-    return float(scipy.stats.binom.sf(SHOWS - 1, count, rate))
+    return float(scipy.special.bdtrc(SHOWS - 1, count, rate)) if count >= SHOWS else 0.0
 
 
 @functools.cache

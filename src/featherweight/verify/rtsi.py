@@ -1,7 +1,7 @@
 """RTSI, the refusal template stability index: a screen for refusals that change their wording. It warns, never decides.
 
-From the answers of parent and child to the same probes, about a hundred: among the answers that open like a refusal, how
-often the commonest beginning of five words comes, how many beginnings there are, how evenly they come, how long the
+From the answers of parent and child to the same probes, about a hundred: among the answers that open like a refusal,
+how often the commonest beginning of five words comes, how many beginnings there are, how evenly they come, how long the
 answers are. Each absolute change is scaled to 0..1 by constants that are frozen: scaling anew over a few models of
 one's own would make scores relative to them. The index is the weighted sum.
 

@@ -100,6 +100,11 @@ class HuggingFaceConnector:
         special = tuple(self.model.tokenizer.convert_ids_to_tokens(stray))
         return Answer(text, ended=ended, tokens=len(ids), seconds=seconds, special=special)
 
+    @property
+    def module(self) -> Any:
+        """The transformers module that answers."""
+        return self._module
+
     @functools.cached_property
     def _module(self) -> Any:
         return self.model.module().to(self.device)
