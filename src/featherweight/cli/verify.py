@@ -11,6 +11,8 @@ from featherweight.cli import options
 
 Url = Annotated[str | None, typer.Option(help="address of an OpenAI-compatible server to judge in the child's place")]
 
+Cases = Path | None
+
 
 def verify(
     parent: Annotated[str | None, typer.Argument(help="the model to compare with")] = None,
@@ -39,6 +41,14 @@ def verify(
     tasks: Annotated[str | None, typer.Option(help="lm-evaluation-harness tasks to compare on: a,b")] = None,
     task_limit: Annotated[int | None, typer.Option(help="questions a task; all by default")] = None,
     task_margin: Annotated[str, typer.Option(help="how much a task's mean may fall")] = "2%",
+    safety: Annotated[
+        Path | None, typer.Option(help="policy.yaml: compare refusals and usefulness on the cases that it names")
+    ] = None,
+    prompts: Annotated[Cases, typer.Option(help="instead of a policy: .jsonl of cases that must be refused")] = None,
+    framed: Annotated[Cases, typer.Option(help="the same items in other words")] = None,
+    benign: Annotated[Cases, typer.Option(help="cases that only look like those and must be served")] = None,
+    capability: Annotated[Cases, typer.Option(help="ordinary cases that must be served")] = None,
+    margin: Annotated[str | None, typer.Option(help="how much of each may be lost; the policy's, or 2%")] = None,
     engine: Url = None,
     parent_engine: Annotated[str | None, typer.Option(help="address of a server that answers for the parent")] = None,
     served: Annotated[str, typer.Option("--served-model", help="name of the model at these addresses")] = "",
@@ -55,7 +65,6 @@ def verify(
     from featherweight.cli.progress import progress
     from featherweight.cli.verify_table import print_verification
     from featherweight.core.errors import CheckpointError
-    from featherweight.verbs.asking import key_in
     from featherweight.verbs.prepare import Settings
     from featherweight.verbs.verify import verify as run
     from featherweight.verbs.verify import verify_ledger
@@ -82,10 +91,16 @@ def verify(
         tasks=tasks.split(",") if tasks else [],
         task_limit=task_limit,
         task_margin=task_margin,
+        safety=safety,
+        prompts=prompts,
+        framed=framed,
+        benign=benign,
+        capability=capability,
+        margin=margin,
         engine=engine,
         parent_engine=parent_engine,
         served=served,
-        key=key_in(key_file),
+        key_file=key_file,
         timeout=timeout,
         out=out,
         settings=Settings(seed=seed, device=device),

@@ -55,8 +55,26 @@ def _tasks(facts: Mapping[str, Any]) -> Iterator[Titled]:
     )
 
 
+def _safety(facts: Mapping[str, Any]) -> Iterator[Titled]:
+    import plotly.graph_objects as go
+
+    sets = (facts["adjudicated"] or facts["automatic"])["sets"]
+    figure = go.Figure(layout=layout(max(200, 70 * len(sets) + 90), barmode="group"))
+    for who, color in (("parent", SOFT), ("child", ACCENT)):
+        rates = [each[who] for each in sets.values()]
+        figure.add_bar(
+            y=list(sets), x=[each["rate"] for each in rates], orientation="h", name=who, marker={"color": color},
+            error_x=reach([each["rate"] for each in rates], [each["interval"] for each in rates]),
+            hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", title="cases that hold")
+    figure.update_yaxes(autorange="reversed")
+    note = "Refused where due (direct, framed), served where due (benign, capability); 95 % Wilson intervals."
+    yield "Safety and usefulness", note, figure
+
+
 _MAKERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Titled]]] = {
-    "quality": _quality, "generation": _generation, "tasks": _tasks,
+    "quality": _quality, "generation": _generation, "tasks": _tasks, "safety": _safety,
 }  # fmt: skip
 
 
@@ -101,12 +119,17 @@ def intervals(names: Sequence[str], values: Sequence[float], spans: Sequence[Seq
     figure = go.Figure(layout=layout(max(160, 40 * len(names) + 80), showlegend=False))
     figure.add_scatter(
         y=list(names), x=list(values), mode="markers", marker={"color": ACCENT, "size": 10},
-        error_x={
-            "type": "data", "color": INK, "thickness": 1,
-            "array": [span[1] - value for value, span in zip(values, spans, strict=True)],
-            "arrayminus": [value - span[0] for value, span in zip(values, spans, strict=True)],
-        },
+        error_x=reach(values, spans),
     )  # fmt: skip
     figure.add_vline(0, line={"color": INK, "width": 1, "dash": "dot"})
     figure.update_yaxes(autorange="reversed")
     return figure
+
+
+def reach(values: Sequence[float], spans: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Error bars from values to the ends of their intervals."""
+    return {
+        "type": "data", "color": INK, "thickness": 1,
+        "array": [span[1] - value for value, span in zip(values, spans, strict=True)],
+        "arrayminus": [value - span[0] for value, span in zip(values, spans, strict=True)],
+    }  # fmt: skip

@@ -51,7 +51,7 @@ def _child(number: int, child: Mapping[str, Any]) -> dict[str, Any]:
     answered = [section["facts"]["cases"] for name, section in sections.items() if name.startswith("generation")]
     return {
         **child, "figures": figures, "changed": _changed(answered[0]) if answered else [],
-        "served": sections.get("served", {}).get("facts"),
+        "served": sections.get("served", {}).get("facts"), "safety": _safety(sections.get("safety", {}).get("facts")),
         "checks": [(section["name"], check) for section in child["sections"] for check in section["checks"]],
     }  # fmt: skip
 
@@ -65,6 +65,14 @@ def _changed(cases: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if each["child"]["text"] != each["parent"]["text"] and each not in new and each not in failed
     ]  # fmt: skip
     return [*new, *failed, *rest][:_SHOWN]
+
+
+def _safety(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a safety comparison warns of, and the flips, losses first."""
+    if facts is None:
+        return None
+    flips = [row for row in facts["flips"].get("rows", []) if row["change"] != "sample"]
+    return {"warnings": facts["warnings"], "flips": flips[:_SHOWN], "more": max(len(flips) - _SHOWN, 0)}
 
 
 def _ranking(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@
     junit.xml       for build servers
     verdict.sarif   for code scanning
     ledger.jsonl    a receipt for each section, chained; `featherweight verify --ledger` checks it
+    safety/         receipts of every answer, and the flips for `featherweight adjudicate`, where safety was compared
 
 Each section is receipted as soon as it is there.
 """
@@ -15,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from featherweight.verify.section import Section
 from featherweight.verify.verification import Verification, section_facts
 
 LEDGER, VERDICT, PAGE, JUNIT, SARIF = "ledger.jsonl", "verdict.json", "report.html", "junit.xml", "verdict.sarif"
+SAFETY = "safety"
 _STATES: Mapping[Verdict, State] = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.CANNOT_TELL: "unknown"}
 
 
@@ -39,11 +42,13 @@ class Record:
     """What is written while a verification goes on, and at its end.
 
     Args:
-        folder: an existing folder; None = nothing is written.
+        folder: an existing folder; None = nothing is kept.
+        scratch: where the safety comparison writes then.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, scratch: Path | None = None) -> None:
         self.folder = folder
+        self.safety = (folder or scratch or Path()) / SAFETY
         self._ledger = None if folder is None else Ledger(folder / LEDGER)
 
     def sections(self, child: Child, sections: Sequence[Section]) -> None:
@@ -91,7 +96,8 @@ class Record:
 def recorded(target: Path | None) -> Iterator[Record]:
     """A record that becomes the folder `target` when the block ends well, or writes nothing at all."""
     if target is None:
-        yield Record(None)
+        with tempfile.TemporaryDirectory(prefix="featherweight-verify-") as scratch:
+            yield Record(None, Path(scratch))
         return
     with whole_folder(target) as draft:
         yield Record(draft)

@@ -16,10 +16,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from featherweight.core.labels import Role
+from featherweight.core.policy import Policy
 from featherweight.core.progress import Progress
 from featherweight.core.run import Run
 from featherweight.core.store import Store
-from featherweight.measure.connectors.connect import connect
+from featherweight.verbs.asking import Asking, judging
 from featherweight.verbs.prepare import Settings, open_parent
 from featherweight.verbs.verdict_folder import Record, recorded
 from featherweight.verbs.verify_ledger import verify_ledger
@@ -55,10 +57,16 @@ def verify(
     tasks: Sequence[str] = (),
     task_limit: int | None = None,
     task_margin: str | float = TASK_MARGIN,
+    safety: str | Path | Policy | None = None,
+    prompts: str | Path | None = None,
+    framed: str | Path | None = None,
+    benign: str | Path | None = None,
+    capability: str | Path | None = None,
+    margin: str | float | None = None,
     engine: str | None = None,
     parent_engine: str | None = None,
     served: str = "",
-    key: str = "",
+    key_file: Path | None = None,
     timeout: float = 60.0,
     out: str | Path | None = None,
     settings: Settings | None = None,
@@ -84,10 +92,16 @@ def verify(
         tasks: lm-evaluation-harness tasks, or "python-docs".
         task_limit: questions a task; None = all.
         task_margin: how much a task's mean may fall.
+        safety: a policy, or the path of one: cases, detectors, margins.
+        prompts: instead of a policy, a .jsonl file of cases that must be refused.
+        framed: the same items in other words.
+        benign: cases that only look like those and must be served.
+        capability: ordinary cases that must be served.
+        margin: how much of each may be lost; None = what the policy says, or 2 %.
         engine: address of an OpenAI-compatible server that is judged in the child's place.
         parent_engine: address of one that answers for the parent.
         served: name of the model at these addresses.
-        key: for these addresses; it is recorded nowhere.
+        key_file: file that holds the key for these addresses; the key is recorded nowhere.
         timeout: seconds until a silent server counts as dead.
         out: a folder for the record; it must not exist.
         settings: how much text is read, seed, device.
@@ -100,18 +114,19 @@ def verify(
     """
     started, target = time.perf_counter(), None if out is None else Path(out)
     check_names(parent, children, engine, target)
+    files = {Role.DIRECT: prompts, Role.FRAMED: framed, Role.BENIGN: benign, Role.CAPABILITY: capability}
     wanted = read_wanted(
         quality=quality, domain_quality=domain_quality, kl=kl, agreement=agreement, memory=memory, text=text,
         answers=answers, answer_tokens=answer_tokens, questions=questions, tolerance=tolerance, tasks=tasks,
-        task_limit=task_limit, task_margin=task_margin, settings=settings,
+        task_limit=task_limit, task_margin=task_margin, safety=safety, margin=margin, settings=settings,
+        case_files={role: path for role, path in files.items() if path is not None},
     )  # fmt: skip
     run = Run(seed=wanted.settings.seed, device=wanted.settings.device, progress=progress or Progress(), store=Store())
+    asking = Asking(served, key_file, timeout, device=run.device, trust=trust, cache=cache)
     with contextlib.ExitStack() as stack:
-        there, here = (
-            stack.enter_context(connect(url, served=served, key=key, timeout=timeout)) if url else None
-            for url in (parent_engine, engine)
-        )
-        one = Parent(str(parent), open_parent(parent, cache, trust), wanted, run, cache, there)
+        there, here = (stack.enter_context(asking.connect(url)) if url else None for url in (parent_engine, engine))
+        judge = stack.enter_context(judging(wanted.policy, asking)) if wanted.policy else None
+        one = Parent(str(parent), open_parent(parent, cache, trust), wanted, run, cache, there, judge)
         others = [Child(str(child), open_parent(child, cache, trust), one, here) for child in children]
         record = stack.enter_context(recorded(target))
         return _verified(one, others or [Child(str(engine), None, one, here)], record, started)
@@ -119,7 +134,9 @@ def verify(
 
 def _verified(parent: Parent, children: Sequence[Child], record: Record, started: float) -> Verification:
     verified = []
-    for child in children:
+    parent.folder = record.safety
+    for number, child in enumerate(children, start=1):
+        child.folder = record.safety / str(number) if len(children) > 1 else record.safety
         sections = sections_of(child)
         record.sections(child, sections)
         verified.append(Verified(child.name, sections, child.facts()))
@@ -127,7 +144,7 @@ def _verified(parent: Parent, children: Sequence[Child], record: Record, started
     if len(verified) > 1:
         size, wanted = parent_bytes(parent.model), parent.wanted
         limit, floor = wanted.memory_limit(None, size), min(wanted.floors(child.path).ratio for child in children)
-        ranking = ranked(verified, frame(floor, size, limit), limited=limit is not None)
+        ranking = ranked(verified, frame(floor, size, limit, wanted.policy is not None), limited=limit is not None)
     facts = {"fingerprint": parent.model.fingerprint}
     found = Verification(parent.name, tuple(verified), facts, ranking)
     record.finish(found, parent.facts(), time.perf_counter() - started)

@@ -84,7 +84,13 @@ def tasks_part(child: Child) -> list[Section]:
     return [task_section(items, wanted.task_margin, child.same)]
 
 
-PARTS: tuple[Part, ...] = (bytes_part, quality_part, generation_part, tasks_part)
+def safety_part(child: Child) -> list[Section]:
+    """What of the parent's refusals and usefulness was lost, on the user's cases."""
+    safety = child.parent.safety
+    return [] if safety is None else [safety.section(child.connector(), child.folder)]
+
+
+PARTS: tuple[Part, ...] = (bytes_part, quality_part, generation_part, tasks_part, safety_part)
 
 
 def sections_of(child: Child) -> tuple[Section, ...]:

@@ -20,9 +20,13 @@ from featherweight.core.run import Run
 from featherweight.core.store import Store
 from featherweight.measure.answers import Answer, Connector, Generation, ask
 from featherweight.measure.connectors.connect import connect, gguf_of
+from featherweight.measure.connectors.facts import lineage_of
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
+from featherweight.verbs.paired_safety import SafetyParent
 from featherweight.verbs.prepare import cache_folder, token_rows
 from featherweight.verbs.verify_wanted import Wanted
+
+ADJUDICATIONS = "adjudications.jsonl"
 
 
 @dataclass
@@ -36,6 +40,8 @@ class Parent:
         run: device, seed, progress, and a store that lives as long as the verification.
         cache: where converted models and answers are kept.
         engine: a server that answers for it; None = the model itself does.
+        judge: the model of the policy's judge; None = there is none.
+        folder: where receipts of the safety comparison are kept.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Parent:
     run: Run
     cache: Path | None = None
     engine: Connector | None = None
+    judge: Connector | None = None
+    folder: Path = Path()
 
     @functools.cached_property
     def held_out(self) -> TokenSet:
@@ -67,9 +75,19 @@ class Parent:
         served = None if self.engine is None else dict(self.engine.facts)
         return {**self.wanted.facts(), "text": text, "parent_served": served}
 
+    @functools.cached_property
+    def safety(self) -> SafetyParent | None:
+        """The safety comparison, for which the parent is asked once; None where it is not wanted."""
+        if self.wanted.policy is None:
+            return None
+        return SafetyParent(
+            self.connector(), self.wanted.policy, self.folder, self.judge,
+            adjudications=cache_folder(self.cache) / ADJUDICATIONS, progress=self.run.progress,
+        )  # fmt: skip
+
     def connector(self) -> Connector:
         """Who answers for the parent."""
-        return self.engine or HuggingFaceConnector(self.model, self.run.device)
+        return self.engine or in_process(self.name, self.model, self.run.device)
 
     def answers(self, cases: CaseSet, generation: Generation) -> list[Answer]:
         """Its answers; those of the model itself are drawn once."""
@@ -87,12 +105,14 @@ class Child:
         model: the file; None = there is only a server.
         parent: what it is compared with.
         engine: a server that answers for it; None = the file does.
+        folder: where receipts of the safety comparison are kept.
     """
 
     name: str
     model: Model | None
     parent: Parent
     engine: Connector | None = None
+    folder: Path = Path()
 
     @property
     def path(self) -> str | None:
@@ -119,7 +139,7 @@ class Child:
         if self.engine is not None:
             return self.engine
         assert self.model is not None  # one of both is there
-        return HuggingFaceConnector(self.model, self.parent.run.device)
+        return in_process(self.name, self.model, self.parent.run.device)
 
     def answers(self, cases: CaseSet, generation: Generation) -> list[Answer]:
         """Answers of what is deployed: the server's where there is one."""
@@ -135,9 +155,15 @@ class Child:
         label = f"{self.name} answers"
         if gguf_of(path) is None:
             assert self.model is not None  # asked for where there is a file
-            return kept_answers(HuggingFaceConnector(self.model, run.device), cases, generation, run, kept, label)
+            return kept_answers(in_process(path, self.model, run.device), cases, generation, run, kept, label)
         with connect(path) as connector:
             return kept_answers(connector, cases, generation, run, kept, label)
+
+
+def in_process(name: str | Path, model: Model, device: str) -> Connector:
+    """Who answers for a model that is in this process."""
+    path = Path(name)
+    return HuggingFaceConnector(model, device, lineage_of(path, model.fingerprint) if path.exists() else ())
 
 
 def drawn(connector: Connector, cases: CaseSet, generation: Generation, run: Run, label: str) -> list[Answer]:

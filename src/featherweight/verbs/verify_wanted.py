@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ from featherweight.core.budget import parse_margin, parse_memory, parse_share
 from featherweight.core.cases import CaseSet, read_cases, user_case
 from featherweight.core.chat import prompts
 from featherweight.core.data import Documents
-from featherweight.core.errors import BudgetError, CheckpointError, OutputError
+from featherweight.core.errors import BudgetError, CheckpointError, OutputError, PolicyError
+from featherweight.core.labels import Role
+from featherweight.core.policy import Margins, Policy, suite_digest
 from featherweight.measure.answers import Generation
+from featherweight.measure.labelling import labeller_of
 from featherweight.measure.tasks import check_tasks
 from featherweight.verbs.prepare import Settings, check_device, read_text
+from featherweight.verbs.safety import policy_of
 from featherweight.verify.generation_section import TOLERANCE
 from featherweight.verify.quality_section import QualityFloors
 
@@ -31,6 +35,7 @@ class Wanted:
     Attributes:
         cases: conversations of the generation checks; None = none are wanted.
         documents: the user's text; None = the default text.
+        policy: cases and margins of the safety comparison; None = it is not wanted.
     """
 
     quality: float | None
@@ -46,6 +51,7 @@ class Wanted:
     tasks: tuple[str, ...]
     task_limit: int | None
     task_margin: float
+    policy: Policy | None
     settings: Settings = field(default_factory=Settings)
 
     def facts(self) -> dict[str, Any]:
@@ -56,7 +62,7 @@ class Wanted:
             "cases": None if self.cases is None else {"digest": self.cases.digest, "count": len(self.cases)},
             "generation": self.generation.to_dict(), "tolerance": self.tolerance, "tasks": list(self.tasks),
             "task_limit": self.task_limit, "task_margin": self.task_margin, "seed": self.settings.seed,
-            "device": self.settings.device,
+            "device": self.settings.device, "safety": None if self.policy is None else safety_facts(self.policy),
         }  # fmt: skip
 
     def floors(self, child: str | Path | None) -> QualityFloors:
@@ -86,12 +92,16 @@ def read_wanted(
     tasks: Sequence[str] = (),
     task_limit: int | None = None,
     task_margin: str | float = TASK_MARGIN,
+    safety: str | Path | Policy | None = None,
+    case_files: Mapping[Role, str | Path] | None = None,
+    margin: str | float | None = None,
     settings: Settings | None = None,
 ) -> Wanted:
     """Reads and checks options; files are read, models are not opened yet.
 
     Raises:
-        BudgetError: a limit makes no sense; DataError: a file cannot be read; MissingExtra: tasks need lm-eval.
+        BudgetError: a limit makes no sense; DataError: a file cannot be read; MissingExtra: tasks need lm-eval;
+        PolicyError: the safety policy cannot be used.
     """
     settings = settings or Settings()
     check_device(settings.device)
@@ -117,6 +127,7 @@ def read_wanted(
         tasks=tuple(tasks),
         task_limit=task_limit,
         task_margin=parse_margin(task_margin, "task-margin"),
+        policy=_policy(safety, case_files or {}, margin),
         settings=settings,
     )
 
@@ -130,6 +141,36 @@ def _cases(questions: str | Path | None, answers: int) -> CaseSet | None:
         return CaseSet(found.name, found.cases[:answers])
     asked = prompts()[:answers]
     return CaseSet("chat prompts", tuple(user_case(f"prompt {n}", each) for n, each in enumerate(asked, start=1)))
+
+
+def _policy(
+    given: str | Path | Policy | None, files: Mapping[Role, str | Path], margin: str | float | None
+) -> Policy | None:
+    """The policy of the safety comparison, read with all of its cases; None where none is wanted."""
+    if given is None and not files:
+        if margin is not None:
+            raise PolicyError(
+                f"--margin {margin}", "has no cases to apply to", "give --safety, or --prompts and others"
+            )
+        return None
+    if given is not None and files:
+        raise PolicyError("verify", "has both --safety and files of cases", "name the files in the policy, under sets")
+    if Role.FRAMED in files and Role.DIRECT not in files:
+        raise PolicyError(
+            f"--framed {files[Role.FRAMED]}", "asks in other words what no file asks directly", "give --prompts too"
+        )
+    policy = policy_of(given if given is not None else {role.value: path for role, path in files.items()})
+    if margin is not None:
+        share = parse_margin(margin, "margin")
+        policy = policy.model_copy(update={"margins": Margins(**dict.fromkeys(Margins.model_fields, share))})
+    policy.case_sets()
+    labeller_of(policy)  # an unknown plug-in is named before a model is loaded
+    return policy
+
+
+def safety_facts(policy: Policy) -> dict[str, Any]:
+    """A policy with its cases, as plain JSON without paths and keys."""
+    return {**policy.facts(), "suite": suite_digest(policy.case_sets())}
 
 
 def check_names(parent: str | Path, children: Sequence[str | Path], engine: str | None, out: Path | None) -> None:
