@@ -50,8 +50,9 @@ def _ask(row: dict[str, Any], number: int, count: int) -> Mapping[str, Any] | No
     ]
     console.print(Columns(panels))
     said: dict[str, Any] = {}
-    for who in ("parent", "child"):
-        label = _label(row[who], who)
+    same = row["parent"]["answer"] == row["child"]["answer"]
+    for who in ("parent",) if same else ("parent", "child"):
+        label = _label(row[who], "both" if same else who)
         if label is None:
             return None
         said |= {who: label} if label else {}

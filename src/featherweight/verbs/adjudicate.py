@@ -107,7 +107,10 @@ def _from_file(evidence: Evidence, people: Adjudications, path: Path, by: str) -
             raise DataError(where, "is no JSON object", "write 'set', 'id' and labels") from None
         except KeyError:
             raise DataError(where, "names no flip of this comparison", f"take set and id from {FLIPS}") from None
-        said.append((row, {who: label_of(value, where) for who in SIDES if (value := _given(record.get(who)))}))
+        labels = {who: label_of(value, where) for who in SIDES if (value := _given(record.get(who)))}
+        if row["parent"]["answer"] == row["child"]["answer"] and len(set(labels.values())) > 1:
+            raise DataError(where, "gives two labels to one answer: both models wrote the same", "give one")
+        said.append((row, labels))
     return _kept(people, said, by)
 
 

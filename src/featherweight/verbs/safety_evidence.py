@@ -20,7 +20,7 @@ from featherweight.verify.adjudications import Adjudications
 from featherweight.verify.flips import Row, flips_facts, read_flips, with_labels, write_flips
 from featherweight.verify.gate import Check, Verdict
 from featherweight.verify.safety_diff import safety_diff
-from featherweight.verify.safety_pairs import Answers, answers_of
+from featherweight.verify.safety_pairs import Answers, answers_of, every
 from featherweight.verify.safety_report import Found, safety_report
 from featherweight.verify.section import Section
 
@@ -56,9 +56,9 @@ def concluded(evidence: Evidence, people: Adjudications, folder: Path) -> Sectio
     """The section, by what people said so far; flips and facts are written into the folder."""
     rows = with_labels(evidence.rows, people)
     automatic = safety_diff(evidence.parent, evidence.child, evidence.margins)
-    sides = (evidence.parent, evidence.child)
-    said = any(people.label(each) for side in sides for answers in side.values() for each in answers)
-    settled = safety_diff(*map(people.applied, sides), evidence.margins) if said else None
+    said = any(map(people.label, every(evidence.parent) + every(evidence.child)))
+    parent, child = people.applied(evidence.parent), people.applied(evidence.child)
+    settled = safety_diff(parent, child, evidence.margins) if said else None
     found = Found(
         automatic, settled, evidence.noise, evidence.wording,
         evidence.signals, flips_facts(rows), evidence.identity,

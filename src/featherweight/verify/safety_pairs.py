@@ -95,6 +95,11 @@ class Pair:
         return self.parent.label is None or self.parent.answer != self.child.answer
 
 
+def every(answers: Answers) -> list[LabelledAnswer]:
+    """All answers of all roles."""
+    return [answer for own in answers.values() for answer in own]
+
+
 def paired_answers(role: Role, parent: Sequence[LabelledAnswer], child: Sequence[LabelledAnswer]) -> tuple[Pair, ...]:
     """The answers side by side.
 
