@@ -49,6 +49,12 @@ def verify(
     benign: Annotated[Cases, typer.Option(help="cases that only look like those and must be served")] = None,
     capability: Annotated[Cases, typer.Option(help="ordinary cases that must be served")] = None,
     margin: Annotated[str | None, typer.Option(help="how much of each may be lost; the policy's, or 2%")] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="at which layer the child begins to reason otherwise")
+    ] = False,
+    layer_limit: Annotated[
+        str | None, typer.Option(help="most drift of any layer; by default layers only inform")
+    ] = None,
     engine: Url = None,
     parent_engine: Annotated[str | None, typer.Option(help="address of a server that answers for the parent")] = None,
     served: Annotated[str, typer.Option("--served-model", help="name of the model at these addresses")] = "",
@@ -56,6 +62,10 @@ def verify(
     timeout: Annotated[float, typer.Option(help="seconds until a silent server counts as dead")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="folder for verdict.json, report.html, junit.xml and more")] = None,
     ledger: Annotated[str | None, typer.Option(help="check the receipts of this run instead")] = None,
+    self_check: Annotated[
+        bool,
+        typer.Option("--self-check", help="train a policy canary and see that the safety gate catches its control"),
+    ] = False,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     trust: options.Trust = False,
@@ -73,6 +83,8 @@ def verify(
         receipts = verify_ledger(ledger)
         typer.echo(f"{ledger}: {len(receipts)} receipts, the chain holds")
         return
+    if self_check:
+        raise typer.Exit(_self_check(out, seed, quiet))
     if parent is None:
         raise CheckpointError("verify", "needs a parent and a child", "or give a run with --ledger")
     result = run(
@@ -97,6 +109,8 @@ def verify(
         benign=benign,
         capability=capability,
         margin=margin,
+        layers=layers,
+        layer_limit=layer_limit,
         engine=engine,
         parent_engine=parent_engine,
         served=served,
@@ -109,3 +123,17 @@ def verify(
     )
     print_verification(result, out)
     raise typer.Exit(result.verdict.exit_status)
+
+
+def _self_check(out: Path | None, seed: int, quiet: bool) -> int:
+    """Whether the safety gate works here; without `out` nothing of it is kept."""
+    import tempfile
+
+    from featherweight.cli.progress import progress
+    from featherweight.cli.verify_table import print_section
+    from featherweight.verbs.self_check import self_check
+
+    with tempfile.TemporaryDirectory(prefix="featherweight-self-check-") as folder:
+        section = self_check(out or Path(folder) / "self-check", seed=seed, progress=progress(quiet))
+    print_section(section)
+    return section.verdict.exit_status

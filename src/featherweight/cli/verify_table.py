@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -11,6 +12,8 @@ from featherweight.cli.tables import new_table, percent
 from featherweight.core.budget import format_bytes
 
 if TYPE_CHECKING:
+    from featherweight.verify.gate import Check
+    from featherweight.verify.section import Section
     from featherweight.verify.verification import Verification, Verified
 
 _STYLES = {"pass": "green", "fail": "red", "cannot tell": "yellow"}
@@ -30,11 +33,28 @@ def print_verification(result: Verification, out: Path | None = None) -> None:
     console.print(f"[bold]{result.verdict}[/bold]")
 
 
-def _print_child(console: Console, child: Verified) -> None:
+def print_section(section: Section) -> None:
+    """The checks of a section that stands alone, and its verdict as the last line."""
+    console = Console()
+    _print_checks(console, section.checks)
+    _print_reasons(console, section.checks)
+    console.print(f"[bold]{section.verdict}[/bold]")
+
+
+def _print_checks(console: Console, checks: Sequence[Check]) -> None:
     table = new_table("check", "asked for", "found", "verdict")
-    for check in child.checks:
+    for check in checks:
         table.add_row(check.name, check.asked, check.found, _colored(str(check.verdict)))
     console.print(table)
+
+
+def _print_reasons(console: Console, checks: Sequence[Check]) -> None:
+    for check in checks:
+        console.print(f"{check.name}: {check.reason}", highlight=False, markup=False)
+
+
+def _print_child(console: Console, child: Verified) -> None:
+    _print_checks(console, child.checks)
     section = child.section("quality")
     if section is not None:
         domains = new_table("by domain", "quality", "KL to parent", "same top token")
@@ -43,8 +63,26 @@ def _print_child(console: Console, child: Verified) -> None:
                 name, percent(each["ratio"], each["ratio_interval"]), f"{each['kl']:.4f}", percent(each["agreement"])
             )
         console.print(domains)
-    for check in child.checks:
-        console.print(f"{check.name}: {check.reason}", highlight=False, markup=False)
+    _print_reasons(console, child.checks)
+    layers, safety = child.section("layers"), child.section("safety")
+    if layers is not None:
+        _print_layers(console, layers.facts)
+    for each in safety.facts["warnings"] if safety is not None else ():
+        console.print(f"note: {each}", highlight=False, markup=False)
+
+
+def _print_layers(console: Console, facts: Mapping[str, Any]) -> None:
+    """Where the child begins to differ, and what contributes most."""
+    table = new_table("layers", "", "by")
+    for label, key in (("first difference", "first_difference"), ("first beyond noise", "first_drift")):
+        place = facts[key]
+        where = "nowhere" if place is None else f"{place['module']}, {place['side']}"
+        table.add_row(label, where, "" if place is None else f"{place['drift']:.4f}")
+    most = facts["most"]
+    table.add_row("contributes most", most["name"] if most else "nothing", f"{most['value']:.4f}" if most else "")
+    console.print(table)
+    for note in facts["notes"]:
+        console.print(f"note: {note}", highlight=False, markup=False)
 
 
 def _print_ranking(console: Console, result: Verification) -> None:

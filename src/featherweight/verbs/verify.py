@@ -63,6 +63,8 @@ def verify(
     benign: str | Path | None = None,
     capability: str | Path | None = None,
     margin: str | float | None = None,
+    layers: bool = False,
+    layer_limit: str | float | None = None,
     engine: str | None = None,
     parent_engine: str | None = None,
     served: str = "",
@@ -98,6 +100,8 @@ def verify(
         benign: cases that only look like those and must be served.
         capability: ordinary cases that must be served.
         margin: how much of each may be lost; None = what the policy says, or 2 %.
+        layers: look layer by layer for where the child begins to differ.
+        layer_limit: most drift of any layer; None = the layers inform and decide nothing.
         engine: address of an OpenAI-compatible server that is judged in the child's place.
         parent_engine: address of one that answers for the parent.
         served: name of the model at these addresses.
@@ -118,7 +122,8 @@ def verify(
     wanted = read_wanted(
         quality=quality, domain_quality=domain_quality, kl=kl, agreement=agreement, memory=memory, text=text,
         answers=answers, answer_tokens=answer_tokens, questions=questions, tolerance=tolerance, tasks=tasks,
-        task_limit=task_limit, task_margin=task_margin, safety=safety, margin=margin, settings=settings,
+        task_limit=task_limit, task_margin=task_margin, safety=safety, margin=margin, layers=layers,
+        layer_limit=layer_limit, settings=settings,
         case_files={role: path for role, path in files.items() if path is not None},
     )  # fmt: skip
     run = Run(seed=wanted.settings.seed, device=wanted.settings.device, progress=progress or Progress(), store=Store())

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from featherweight.core.budget import format_bytes
+from featherweight.core.errors import FormatError
 from featherweight.core.model import Model
 from featherweight.export.exporters import exporter
+from featherweight.measure.probe_rows import next_token_rows
 from featherweight.measure.quality import by_domain, compare, summarize
 from featherweight.measure.served_answers import differences
 from featherweight.measure.task_items import task_items
+from featherweight.measure.token_classes import classes_by_kind
 from featherweight.verbs.verify_subjects import Child
 from featherweight.verify.gate import Check, Verdict, tokenizer_check
 from featherweight.verify.generation_section import answered_cases, generation_section
+from featherweight.verify.layer_audit import layers_section
 from featherweight.verify.quality_section import quality_section
 from featherweight.verify.section import Section
 from featherweight.verify.served_section import served_section
@@ -54,7 +58,7 @@ def quality_part(child: Child) -> list[Section]:
     if child.model is None:
         return []
     parent = child.parent
-    scores = compare(parent.model, child.model, parent.held_out, parent.run)
+    scores = compare(parent.model, child.model, parent.rows.held_out, parent.run)
     return [quality_section(summarize(scores), by_domain(scores), parent.wanted.floors(child.path))]
 
 
@@ -90,7 +94,17 @@ def safety_part(child: Child) -> list[Section]:
     return [] if safety is None else [safety.section(child.connector(), child.folder)]
 
 
-PARTS: tuple[Part, ...] = (bytes_part, quality_part, generation_part, tasks_part, safety_part)
+def layers_part(child: Child) -> list[Section]:
+    """At which layer the child begins to reason otherwise than its parent, seen at what kind of token comes next."""
+    parent, wanted = child.parent, child.parent.wanted
+    if child.model is None or not wanted.layers:
+        return []
+    classes = classes_by_kind(parent.model.tokenizer, int(parent.model.settings["vocab_size"]))
+    fit, audit = (next_token_rows(rows, classes) for rows in (parent.rows.calibration, parent.rows.held_out))
+    return [layers_section(parent.model, child.model, fit, audit, parent.run, limit=wanted.layer_limit)]
+
+
+PARTS: tuple[Part, ...] = (bytes_part, quality_part, generation_part, tasks_part, safety_part, layers_part)
 
 
 def sections_of(child: Child) -> tuple[Section, ...]:
@@ -111,5 +125,8 @@ def same_tokens(one: Model, other: Model) -> bool:
 
 
 def parent_bytes(model: Model) -> int:
-    """Bytes of the parent as a bf16 GGUF file, of which shares of memory are meant."""
-    return exporter("gguf").file_bytes(model)
+    """Bytes of the parent as a bf16 GGUF file, of which shares of memory are meant; of its tensors where it has none."""
+    try:
+        return exporter("gguf").file_bytes(model)
+    except FormatError:
+        return model.bf16_bytes

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.cases import CaseSet
-from featherweight.core.data import TokenSet
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.store import Store
@@ -23,7 +22,7 @@ from featherweight.measure.connectors.connect import connect, gguf_of
 from featherweight.measure.connectors.facts import lineage_of
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
 from featherweight.verbs.paired_safety import SafetyParent
-from featherweight.verbs.prepare import cache_folder, token_rows
+from featherweight.verbs.prepare import Rows, cache_folder, token_rows
 from featherweight.verbs.verify_wanted import Wanted
 
 ADJUDICATIONS = "adjudications.jsonl"
@@ -54,10 +53,10 @@ class Parent:
     folder: Path = Path()
 
     @functools.cached_property
-    def held_out(self) -> TokenSet:
-        """Rows of text that no model was made with."""
+    def rows(self) -> Rows:
+        """Text as tokens; its held-out part is text that no model was made with."""
         wanted, cache = self.wanted, cache_folder(self.cache)
-        return token_rows(self.model, wanted.documents, wanted.settings, self.run.progress, cache, wanted.text).held_out
+        return token_rows(self.model, wanted.documents, wanted.settings, self.run.progress, cache, wanted.text)
 
     @functools.cached_property
     def kept(self) -> Store:
@@ -71,7 +70,7 @@ class Parent:
 
     def facts(self) -> dict[str, Any]:
         """What was asked for, on which text, and who answered; plain JSON."""
-        text = self.held_out.digest if "held_out" in self.__dict__ else None
+        text = self.rows.held_out.digest if "rows" in self.__dict__ else None
         served = None if self.engine is None else dict(self.engine.facts)
         return {**self.wanted.facts(), "text": text, "parent_served": served}
 

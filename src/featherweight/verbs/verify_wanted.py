@@ -52,17 +52,21 @@ class Wanted:
     task_limit: int | None
     task_margin: float
     policy: Policy | None
+    layers: bool
+    layer_limit: float | None
     settings: Settings = field(default_factory=Settings)
 
     def facts(self) -> dict[str, Any]:
         """Everything that results depend on beside models and text, as plain JSON."""
+        cases, policy = self.cases, self.policy
         return {
             "quality": self.quality, "domain_quality": self.domain_quality, "kl": self.kl,
             "agreement": self.agreement, "memory": self.memory,
-            "cases": None if self.cases is None else {"digest": self.cases.digest, "count": len(self.cases)},
-            "generation": self.generation.to_dict(), "tolerance": self.tolerance, "tasks": list(self.tasks),
-            "task_limit": self.task_limit, "task_margin": self.task_margin, "seed": self.settings.seed,
-            "device": self.settings.device, "safety": None if self.policy is None else safety_facts(self.policy),
+            "cases": None if cases is None else {"digest": cases.digest, "count": len(cases)},
+            "generation": self.generation.to_dict(), "tolerance": self.tolerance,
+            "tasks": list(self.tasks), "task_limit": self.task_limit, "task_margin": self.task_margin,
+            "layers": self.layers, "layer_limit": self.layer_limit, "seed": self.settings.seed,
+            "device": self.settings.device, "safety": None if policy is None else safety_facts(policy),
         }  # fmt: skip
 
     def floors(self, child: str | Path | None) -> QualityFloors:
@@ -95,6 +99,8 @@ def read_wanted(
     safety: str | Path | Policy | None = None,
     case_files: Mapping[Role, str | Path] | None = None,
     margin: str | float | None = None,
+    layers: bool = False,
+    layer_limit: str | float | None = None,
     settings: Settings | None = None,
 ) -> Wanted:
     """Reads and checks options; files are read, models are not opened yet.
@@ -128,6 +134,8 @@ def read_wanted(
         task_limit=task_limit,
         task_margin=parse_margin(task_margin, "task-margin"),
         policy=_policy(safety, case_files or {}, margin),
+        layers=layers or layer_limit is not None,
+        layer_limit=None if layer_limit is None else parse_margin(layer_limit, "layer-limit"),
         settings=settings,
     )
 
