@@ -79,8 +79,8 @@ def _layers(facts: Mapping[str, Any]) -> Iterator[Titled]:
 
     rows = facts["rows"]
     if rows:
-        names = [f"{each['module']} {each['side']}" for each in rows]
-        figure = go.Figure(layout=layout(420))
+        names = [_place(each) for each in rows]
+        figure = go.Figure(layout=layout(420, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}))
         spans = [each["interval"] or [each["drift"]] * 2 for each in rows]
         drifts = [each["drift"] for each in rows]
         figure.add_scatter(
@@ -103,6 +103,12 @@ def _layers(facts: Mapping[str, Any]) -> Iterator[Titled]:
         )  # fmt: skip
         figure.update_yaxes(title="relative error", rangemode="tozero")
         yield "Hidden states", "Relative error of each layer's hidden states against the parent's.", figure
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """A place in a few characters: what all names begin with says nothing."""
+    name = str(row["module"]).removeprefix("model.").removeprefix("layers.")
+    return name if row["side"] == "prediction" else f"{name} {row['side']}"
 
 
 _MAKERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Titled]]] = {

@@ -71,8 +71,10 @@ def _safety(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What a safety comparison warns of, and the flips, losses first."""
     if facts is None:
         return None
-    flips = [row for row in facts["flips"].get("rows", []) if row["change"] != "sample"]
-    return {"warnings": facts["warnings"], "flips": flips[:_SHOWN], "more": max(len(flips) - _SHOWN, 0)}
+    flips, counts = facts["flips"], facts["flips"]["count"]
+    shown = [row for row in flips["rows"] if row["change"] != "sample"][:_SHOWN]
+    more = sum(count for change, count in counts.items() if change != "sample") - len(shown)
+    return {"warnings": facts["warnings"], "flips": shown, "more": more}
 
 
 def _ranking(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -25,17 +25,17 @@ from featherweight.core.memory import peak_memory
 from featherweight.core.receipt import Ledger, surroundings, versions
 from featherweight.core.whole import whole_folder
 from featherweight.report.junit import junit
-from featherweight.report.rows import Row, State
+from featherweight.report.safety_rows import Places
 from featherweight.report.sarif import sarif
 from featherweight.report.verdict_page import render
+from featherweight.report.verdict_rows import check_rows, lost_rows
+from featherweight.verbs.verify_ledger import SAFETY
 from featherweight.verbs.verify_subjects import Child
-from featherweight.verify.gate import Verdict
 from featherweight.verify.section import Section
 from featherweight.verify.verification import Verification, section_facts
 
 LEDGER, VERDICT, PAGE, JUNIT, SARIF = "ledger.jsonl", "verdict.json", "report.html", "junit.xml", "verdict.sarif"
-SAFETY = "safety"
-_STATES: Mapping[Verdict, State] = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.CANNOT_TELL: "unknown"}
+_FLIPS = 24  # of the safety comparison, kept in verdict.json
 
 
 class Record:
@@ -63,29 +63,30 @@ class Record:
                 "facts": digest_of_json(found["facts"]), "versions": versions(),
             })  # fmt: skip
 
-    def finish(self, found: Verification, inputs: Mapping[str, Any], seconds: float) -> None:
+    def finish(self, found: Verification, inputs: Mapping[str, Any], places: Places, seconds: float) -> None:
         """Everything else.
 
         Args:
             found: the verification.
             inputs: what was asked for, as plain JSON.
+            places: where the cases of the safety comparison are declared.
             seconds: what it took.
         """
         if self.folder is None or self._ledger is None:
             return
-        content = plain({**found.to_dict(), "inputs": dict(inputs), "versions": versions()})
+        whole = plain({**found.to_dict(), "inputs": dict(inputs), "versions": versions()})
+        content = shortened(whole)
         digest = digest_of_json(content)
         last = self._ledger.append({"step": "verdict", "verdict": str(found.verdict), "content": digest})
         verdict = {
             "content": content, "digest": digest, "receipts": {"count": len(self._ledger), "head": last.digest},
             "volatile": {**surroundings(), "seconds": round(seconds, 3), "peak_memory": peak_memory()},
         }  # fmt: skip
-        rows = rows_of(found)
-        facts = {"verdict": str(found.verdict), "digest": digest}
+        checks, facts = check_rows(whole), {"verdict": str(found.verdict), "digest": digest}
         self._write(VERDICT, json.dumps(verdict, indent=1, ensure_ascii=False) + "\n")
         self._write(PAGE, render(verdict))
-        self._write(JUNIT, junit("featherweight verify", rows, facts))
-        self._write(SARIF, sarif(rows, facts=facts))
+        self._write(JUNIT, junit("featherweight verify", checks, facts))
+        self._write(SARIF, sarif([*checks, *lost_rows(whole, places)], facts=facts))
 
     def _write(self, name: str, text: str) -> None:
         assert self.folder is not None  # whoever calls has looked
@@ -103,18 +104,20 @@ def recorded(target: Path | None) -> Iterator[Record]:
         yield Record(draft)
 
 
-def rows_of(found: Verification) -> list[Row]:
-    """One row a check."""
-    several = len(found.children) > 1
-    return [
-        Row(
-            f"{child.name}: {section.name}" if several else section.name, check.name, _STATES[check.verdict],
-            check.reason, f"asked for {check.asked}; found {check.found}",
-        )
-        for child in found.children
-        for section in child.sections
-        for check in section.checks
-    ]  # fmt: skip
+def shortened(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content without most of the flips, which are all in `safety/flips.jsonl`; their number stays."""
+    return {**content, "children": [_few_flips(child) for child in content["children"]]}
+
+
+def _few_flips(child: Mapping[str, Any]) -> dict[str, Any]:
+    sections = []
+    for section in child["sections"]:
+        flips = section["facts"].get("flips")
+        if flips is not None:
+            kept = {**flips, "rows": flips["rows"][:_FLIPS], "rows_digest": digest_of_json(flips["rows"])}
+            section = {**section, "facts": {**section["facts"], "flips": kept}}
+        sections.append(section)
+    return {**child, "sections": sections}
 
 
 def plain(value: Any) -> Any:

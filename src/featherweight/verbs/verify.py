@@ -152,7 +152,7 @@ def _verified(parent: Parent, children: Sequence[Child], record: Record, started
         ranking = ranked(verified, frame(floor, size, limit, wanted.policy is not None), limited=limit is not None)
     facts = {"fingerprint": parent.model.fingerprint}
     found = Verification(parent.name, tuple(verified), facts, ranking)
-    record.finish(found, parent.facts(), time.perf_counter() - started)
+    record.finish(found, parent.facts(), parent.places(), time.perf_counter() - started)
     return found
 
 

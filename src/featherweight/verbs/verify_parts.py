@@ -125,8 +125,8 @@ def same_tokens(one: Model, other: Model) -> bool:
 
 
 def parent_bytes(model: Model) -> int:
-    """Bytes of the parent as a bf16 GGUF file, of which shares of memory are meant; of its tensors where it has none."""
+    """Bytes of the parent as a bf16 GGUF file, of which shares of memory are meant; of its tensors if it has none."""
     try:
         return exporter("gguf").file_bytes(model)
     except FormatError:
-        return model.bf16_bytes
+        return model.bf16_bytes()

@@ -21,6 +21,7 @@ from featherweight.measure.answers import Answer, Connector, Generation, ask
 from featherweight.measure.connectors.connect import connect, gguf_of
 from featherweight.measure.connectors.facts import lineage_of
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
+from featherweight.report.safety_rows import Places, places_of
 from featherweight.verbs.paired_safety import SafetyParent
 from featherweight.verbs.prepare import Rows, cache_folder, token_rows
 from featherweight.verbs.verify_wanted import Wanted
@@ -83,6 +84,11 @@ class Parent:
             self.connector(), self.wanted.policy, self.folder, self.judge,
             adjudications=cache_folder(self.cache) / ADJUDICATIONS, progress=self.run.progress,
         )  # fmt: skip
+
+    def places(self) -> Places:
+        """Where the cases of the safety comparison are declared."""
+        policy = self.wanted.policy
+        return {} if policy is None else places_of(policy.case_sets(), policy.sets.paths())
 
     def connector(self) -> Connector:
         """Who answers for the parent."""
