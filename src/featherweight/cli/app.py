@@ -13,6 +13,7 @@ from featherweight.cli import (
     compare_optimizers,
     distill_component,
     fit,
+    garak,
     graft,
     list_,
     plan,
@@ -39,6 +40,7 @@ app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("safety")(safety.safety)
 app.command("adjudicate")(adjudicate.adjudicate)
+app.command("garak")(garak.garak)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)

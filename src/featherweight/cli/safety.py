@@ -44,7 +44,7 @@ def safety(
     sets = {role: path for role, path in files.items() if path is not None}
     if (policy is None) == (not sets):
         raise PolicyError("safety", "needs either --policy or files of cases", "give --policy policy.yaml")
-    asking = Asking(served, key_file, timeout, backend_of(backend), device, trust=trust)
+    asking = Asking(served, key_file, timeout, backend=backend_of(backend), device=device, trust=trust)
     result = run(model, policy or sets, out, asking=asking, resume=resume, progress=progress(quiet))
     print_safety(result)
     raise typer.Exit(result.verdict.exit_status)

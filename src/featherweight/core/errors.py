@@ -83,9 +83,9 @@ class LedgerError(FeatherweightError):
 class MissingExtra(FeatherweightError):
     """A feature whose optional dependency is not installed."""
 
-    def __init__(self, feature: str, package: str, extra: str | None = None) -> None:
+    def __init__(self, feature: str, package: str, extra: str | None = None, mend: str | None = None) -> None:
         install = f"pip install 'featherweight[{extra}]'" if extra else f"pip install {package}"
-        super().__init__(feature, f"the package '{package}' is not installed", f"install it with: {install}")
+        super().__init__(feature, f"the package '{package}' is not installed", mend or f"install it with: {install}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

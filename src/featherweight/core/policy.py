@@ -127,6 +127,10 @@ class Thresholds(_Part):
     benign: Share | None = None
     capability: Share | None = None
 
+    def asked(self) -> dict[str, float]:
+        """The thresholds that are given."""
+        return {name: least for name, least in self.model_dump().items() if least is not None}
+
 
 class Margins(_Part):
     """How much a child may lose against its parent."""

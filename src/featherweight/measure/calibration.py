@@ -7,7 +7,6 @@ labelled by the very detectors and judge of the run.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from featherweight.core.cases import Case, read_cases
 from featherweight.core.errors import DataError
 from featherweight.core.labels import Label
 from featherweight.core.rates import Confusion, Rate, corrected, corrected_interval, kappa
-from featherweight.core.user_file import numbered_lines, read_text
+from featherweight.core.user_file import digest_of, numbered_lines, read_text
 from featherweight.measure.labelling import Labeller
 
 
@@ -46,19 +45,26 @@ class Calibration:
         return {"truth": list(self.truth), "said": list(self.said), "kappa": kappa(self.truth, self.said)}
 
 
-def calibrate(path: Path, labeller: Labeller, batch: int = 8) -> Calibration:
-    """Labels the answers of a file that people labelled.
+@dataclass(frozen=True)
+class LabelledAnswers:
+    """Cases with their answers, and the labels that people gave them."""
+
+    answered: tuple[tuple[Case, str], ...]
+    truth: tuple[Label, ...]
+    digest: str
+
+    def calibrate(self, labeller: Labeller, batch: int = 8) -> Calibration:
+        """What a run's detectors and judge say of them."""
+        said = [each.label for each in labeller.label(self.answered, batch)]
+        return Calibration(self.truth, tuple(said))
+
+
+def read_labelled_answers(path: Path) -> LabelledAnswers:
+    """The answers of a file that people labelled.
 
     Raises:
         DataError: it cannot be read, or a line has no answer or no label.
     """
-    answered, truth = read_labelled_answers(path)
-    said = [each.label for each in labeller.label(answered, batch)]
-    return Calibration(tuple(truth), tuple(said))
-
-
-def read_labelled_answers(path: Path) -> tuple[Sequence[tuple[Case, str]], Sequence[Label]]:
-    """Cases with their answers, and the labels that people gave them."""
     cases = read_cases(path)
     lines = numbered_lines(read_text(path, f"labelled answers {str(path)!r}", "give a .jsonl file"))
     answers, labels = [], []
@@ -71,4 +77,4 @@ def read_labelled_answers(path: Path) -> tuple[Sequence[tuple[Case, str]], Seque
             raise DataError(where, f"has the label {record.get('label')!r}", f"write one of {', '.join(allowed)}")
         answers.append((case, record["answer"]))
         labels.append(Label(record["label"]))
-    return answers, labels
+    return LabelledAnswers(tuple(answers), tuple(labels), digest_of(path))

@@ -42,19 +42,11 @@ class Form:
         return {
             "step": ANSWER, "run": run, "set": role.value, "case": case.id, "category": case.category,
             "item": case.item, "frame": case.frame, "prompt": case.digest, "suite": self.suite,
-            "model": dict(self.model), "generation": generation.to_dict(), "output": self._output(answer),
+            "model": dict(self.model), "generation": generation.to_dict(),
+            "output": None if answer.error else output_of(answer, self.store_text),
             "findings": self._findings(labelled), "judge": self._judge(labelled.ruling if labelled else None),
             "label": label, "outcome": role.outcome(label), "error": answer.error,
         }  # fmt: skip
-
-    def _output(self, answer: Answer) -> dict[str, Any] | None:
-        if answer.error:
-            return None
-        return {**self._text(answer.text), "ended": answer.ended, "tokens": answer.tokens}
-
-    def _text(self, text: str) -> dict[str, str]:
-        digest = {"sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
-        return {**digest, "text": text} if self.store_text else digest
 
     def _findings(self, labelled: Labelled | None) -> list[dict[str, Any]]:
         pairs = zip(self.labeller.detectors, labelled.findings, strict=True) if labelled else ()
@@ -69,8 +61,19 @@ class Form:
             return None
         return {
             "name": judge.name, "version": judge.version, "model": identity_of(judging.facts), "label": ruling.label,
-            "status": ruling.status, "error": ruling.error, "said": self._text(ruling.text),
+            "status": ruling.status, "error": ruling.error, "said": kept(ruling.text, self.store_text),
         }  # fmt: skip
+
+
+def output_of(answer: Answer, store_text: bool) -> dict[str, Any]:
+    """An answer as receipts keep it."""
+    return {**kept(answer.text, store_text), "ended": answer.ended, "tokens": answer.tokens}
+
+
+def kept(text: str, store_text: bool) -> dict[str, str]:
+    """A text with its digest, or the digest alone."""
+    digest = {"sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
+    return {**digest, "text": text} if store_text else digest
 
 
 def identity_of(facts: Mapping[str, Any]) -> str:

@@ -28,14 +28,14 @@ def statistics(receipts: Sequence[Receipt], calibration: Calibration | None = No
     lines = [receipt.content for receipt in receipts]
     found = {}
     for name, own in _grouped(lines, lambda line: str(line["set"])).items():
-        role = Role(name)
+        role = next((each for each in Role if each.value == name), None)  # another engine has a set of its own
         found[name] = _figures(own) | {
-            "expects": role.expects.value,
+            "expects": role.expects.value if role else "",
             "categories": {key: _figures(each) for key, each in _grouped(own, _category).items() if key},
             "agreement": _agreement(own),
             "changed": _changed(own),
         }
-        if calibration is not None:
+        if calibration is not None and role is not None:
             found[name]["corrected"] = calibration.corrected(_passed(own), role.expects)
     return found
 
@@ -97,7 +97,7 @@ def _changed(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     labels = _grouped(lines, lambda line: str(line["case"]))
     if len(lines) == len(labels):
         return None
-    differing = sum(len({line["label"] for line in own}) > 1 for own in labels.values())
+    differing = sum(len({(line["label"], line["outcome"]) for line in own}) > 1 for own in labels.values())
     return Rate(differing, len(labels)).to_dict()
 
 

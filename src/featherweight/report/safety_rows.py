@@ -52,9 +52,11 @@ def message(line: Mapping[str, Any]) -> str:
     if line["outcome"] == Outcome.ERROR:
         return f"gave no answer: {line['error']}"
     if line["outcome"] == Outcome.UNPARSED:
-        reasons = [each["reason"] for each in line["findings"] if each["label"] == Label.UNPARSED]
+        reasons = [each["reason"] for each in line["findings"] if each["label"] in (Label.UNPARSED, line["label"])]
         judged = [f"the judge's words were {line['judge']['status']}"] if line["judge"] else []
         return f"nobody can tell what it did: {', '.join([*reasons, *judged]) or 'no detector has anything to say'}"
+    if line["label"] is None:
+        return "; ".join(f"{each['detector']}: {each['reason']}" for each in line["findings"])
     did = _DID[Label(line["label"])]
     wanted = Role(line["set"]).expects
     return did if line["label"] == wanted else f"{did} where it had to {wanted}"

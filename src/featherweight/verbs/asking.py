@@ -24,6 +24,7 @@ class Asking:
         served: name of the model at an address.
         key_file: file that holds the key for the address; the key is recorded nowhere.
         timeout: seconds until a silent server counts as dead.
+        attempts: how often a request is sent that broke off or met a busy server.
         backend: "auto", "transformers" or "llama.cpp".
         device: "cpu" or "cuda".
         threads: for llama.cpp.
@@ -34,6 +35,7 @@ class Asking:
     served: str = ""
     key_file: Path | None = None
     timeout: float = 60.0
+    attempts: int = 3
     backend: Backend = "auto"
     device: str = "cpu"
     threads: int = 2
@@ -44,7 +46,8 @@ class Asking:
         """Somebody who answers for a name."""
         check_device(self.device)
         return connect(
-            name, served=self.served, key=key_in(self.key_file), timeout=self.timeout, backend=self.backend,
+            name, served=self.served, key=key_in(self.key_file), timeout=self.timeout, attempts=self.attempts,
+            backend=self.backend,
             device=self.device, threads=self.threads, cache=self.cache, trust=self.trust,
         )  # fmt: skip
 

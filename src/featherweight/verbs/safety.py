@@ -14,13 +14,13 @@ from featherweight.core.policy import Policy, Sets
 from featherweight.core.policy_file import read_policy
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import Ledger
-from featherweight.core.user_file import digest_of
 from featherweight.core.workspace import open_workspace
 from featherweight.measure.answers import Generation
-from featherweight.measure.calibration import calibrate
+from featherweight.measure.calibration import read_labelled_answers
 from featherweight.measure.labelling import labeller_of
 from featherweight.measure.safety import SafetyRun
 from featherweight.measure.safety_statistics import statistics
+from featherweight.report.safety_rows import places_of
 from featherweight.verbs.asking import Asking, judging
 from featherweight.verbs.safety_output import Evidence, finish, gather_facts
 from featherweight.verify.gate import Check, Verdict
@@ -74,21 +74,24 @@ def safety(
     started, target = time.perf_counter(), Path(out)
     asking, declared = asking or Asking(), policy_of(policy)
     sets = declared.case_sets()
+    labelled = read_labelled_answers(declared.labelled) if declared.labelled else None
     labeller_of(declared)  # an unknown plug-in is named before a model is loaded
     _require_free(target, resume)
     with asking.connect(model) as connector, judging(declared, asking) as judge:
         labeller = labeller_of(declared, judge)
         drawing = Generation(**declared.generation.model_dump())
         run = SafetyRun(sets, connector, labeller, drawing, declared.runs, declared.store_text)
-        labelled = {"labelled": digest_of(declared.labelled)} if declared.labelled else {}
-        workspace = open_workspace(unfinished(target), {**run.inputs, **labelled}, resume)
+        inputs = {**run.inputs, "labelled": labelled.digest if labelled else None}
+        workspace = open_workspace(unfinished(target), inputs, resume)
         ledger = Ledger(workspace.folder / "ledger.jsonl", _SYNC_SECONDS)
         receipts = run.write(ledger, progress)
-        calibration = calibrate(declared.labelled, labeller, drawing.batch) if declared.labelled else None
+        calibration = labelled.calibrate(labeller, drawing.batch) if labelled else None
     section = safety_section(statistics(receipts, calibration), declared.thresholds)
-    evidence = Evidence(str(model), declared, sets, run, list(ledger), section, calibration)
+    places = places_of(sets, declared.sets.paths())
+    evidence = Evidence(str(model), run.inputs, list(ledger), section, declared.facts(), places, calibration)
     facts = gather_facts(evidence, time.perf_counter() - started)
-    finish(workspace, target, evidence, facts)
+    finish(workspace.folder, target, evidence, facts)
+    (target / "run.json").unlink()
     return SafetyResult(target, section, facts)
 
 

@@ -24,15 +24,19 @@ def safety_section(statistics: Mapping[str, Any], thresholds: Thresholds) -> Sec
         statistics: what `measure.safety_statistics.statistics` gave.
         thresholds: the policy's; a role with a threshold and without cases cannot be told.
     """
-    asked = {name: least for name, least in thresholds.model_dump().items() if least is not None}
-    checks = tuple(_check(name, statistics.get(name), least) for name, least in asked.items())
+    return section_of(statistics, thresholds.asked())
+
+
+def section_of(statistics: Mapping[str, Any], least: Mapping[str, float]) -> Section:
+    """The same for least shares passed, by set."""
+    checks = tuple(_check(name, statistics.get(name), share) for name, share in least.items())
     return Section("safety", checks, dict(statistics))
 
 
 def _check(name: str, figures: Mapping[str, Any] | None, least: float) -> Check:
     asked = f"at least {least:.1%} passed"
     if figures is None:
-        return Check(name, asked, "no cases", Verdict.CANNOT_TELL, "the policy has no cases of this role")
+        return Check(name, asked, "no cases", Verdict.CANNOT_TELL, "there are no cases of this role")
     rate = Rate(figures["rate"]["hits"], figures["rate"]["count"])
     best = Rate(rate.hits + figures["broken"], rate.count)
     low, high = rate.interval

@@ -30,6 +30,7 @@ def connect(
     served: str = "",
     key: str = "",
     timeout: float = 60.0,
+    attempts: int = 3,
     backend: Backend = "auto",
     device: str = "cpu",
     threads: int = 2,
@@ -45,6 +46,7 @@ def connect(
         served: name of the model at that address.
         key: for the address; it is recorded nowhere.
         timeout: seconds until a silent server counts as dead.
+        attempts: how often a request is sent that broke off or met a busy server.
         backend: "auto" takes llama.cpp for GGUF files and transformers for the rest.
         device: "cpu" or "cuda", for transformers.
         threads: for llama.cpp.
@@ -56,7 +58,7 @@ def connect(
         EndpointError: nobody is at the address; CheckpointError: the model cannot be opened.
     """
     if is_address(str(name)):
-        yield _server(str(name), served, key, timeout)
+        yield _server(str(name), served, key, timeout, attempts)
         return
     file = gguf_of(Path(name))
     if backend == "llama.cpp" and file is None:
@@ -70,11 +72,11 @@ def connect(
     yield HuggingFaceConnector(model, device, lineage)
 
 
-def _server(url: str, served: str, key: str, timeout: float) -> Connector:
+def _server(url: str, served: str, key: str, timeout: float, attempts: int) -> Connector:
     """A server that is there; an address without a path gets the usual /v1."""
     if urllib.parse.urlsplit(url).path in ("", "/"):
         url = url.rstrip("/") + "/v1"
-    endpoint = Endpoint(url.rstrip("/"), served, key, timeout)
+    endpoint = Endpoint(url.rstrip("/"), served, key, timeout, attempts=attempts)
     endpoint.require_reachable()
     return OpenAIConnector(endpoint)
 
