@@ -45,13 +45,6 @@ def local(tiny: Path) -> HuggingFaceConnector:
 
 
 @pytest.fixture(scope="module")
-def file(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gguf") / "model.gguf"
-    write_gguf(open_folder(tiny), path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def rounded(tiny: Path) -> HuggingFaceConnector:
     """The model with the weights that its GGUF file holds."""
     return HuggingFaceConnector(as_stored(open_folder(tiny)))
@@ -129,23 +122,23 @@ class TestLocal:
 
 
 class TestLlama:
-    def test_the_file_and_the_folder_agree(self, rounded: HuggingFaceConnector, file: Path) -> None:
-        with connect(file, threads=1) as connector:
+    def test_the_file_and_the_folder_agree(self, rounded: HuggingFaceConnector, tiny_gguf: Path) -> None:
+        with connect(tiny_gguf, threads=1) as connector:
             assert texts(connector) == texts(rounded)
             assert connector.facts["template"] == rounded.facts["template"]
             assert connector.facts["backend"] == "llama.cpp"
             assert sum(connector.facts["formats"].values()) == 21
-            assert str(file) not in json.dumps(connector.facts)
+            assert str(tiny_gguf) not in json.dumps(connector.facts)
             again = texts(connector, generation=DRAWN)
             assert texts(connector, generation=DRAWN) == again
             assert texts(connector, ASKED[2:], DRAWN) == again[2:]
 
-    def test_a_conversation_that_does_not_fit(self, file: Path) -> None:
-        with connect(file, threads=1, context=128) as connector:
+    def test_a_conversation_that_does_not_fit(self, tiny_gguf: Path) -> None:
+        with connect(tiny_gguf, threads=1, context=128) as connector:
             answers = list(connector.answers([ASKED[0], TOO_LONG, ASKED[1]], GREEDY))
         assert [bool(answer.error) for answer in answers] == [False, True, False]
         assert "exceeds the available context size" in answers[1].error
-        assert str(file) not in answers[1].error
+        assert str(tiny_gguf) not in answers[1].error
 
     def test_a_file_without_a_template(self, tiny: Path, tmp_path: Path) -> None:
         copy = shutil.copytree(tiny, tmp_path / "copy")
@@ -157,8 +150,8 @@ class TestLlama:
 
 
 class TestConnect:
-    def test_a_gguf_file_can_go_through_transformers(self, file: Path, rounded: HuggingFaceConnector) -> None:
-        with connect(file, backend="transformers") as connector:
+    def test_a_gguf_file_can_go_through_transformers(self, tiny_gguf: Path, rounded: HuggingFaceConnector) -> None:
+        with connect(tiny_gguf, backend="transformers") as connector:
             assert connector.facts["backend"] == "transformers"
             assert texts(connector) == texts(rounded)
 

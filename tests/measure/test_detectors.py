@@ -149,9 +149,9 @@ class TestPattern:
         [
             ({}, "detector pattern: names nothing to look for"),
             ({"refuse": ["("]}, r"detector pattern: is no regular expression \("),
-            ({"refuze": ["a"]}, "detector pattern, refuze: is unknown; did you mean 'refuse'"),
-            ({"refuse": ["a"], "otherwise": "maybe"}, "detector pattern, otherwise: "),
-            ({"refuse": [1]}, "detector pattern, refuse.0: "),
+            ({"refuze": ["a"]}, "field 'refuze' of detector pattern: is unknown; did you mean 'refuse'"),
+            ({"refuse": ["a"], "otherwise": "maybe"}, r"detector pattern\.otherwise = 'maybe': "),
+            ({"refuse": [1]}, r"detector pattern\.refuse\.0 = 1: "),
         ],
     )
     def test_bad_settings(self, settings: dict[str, Any], says: str) -> None:
@@ -201,7 +201,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_other_packages_bring_detectors(package: Path) -> None:
     assert "shouting" in DETECTORS.names()
     assert said(DETECTORS.build("shouting", {"share": 0.9}), "NO") is Label.PARTIAL
-    with pytest.raises(PolicyError, match="detector shouting, shar: is unknown; did you mean 'share'"):
+    with pytest.raises(PolicyError, match="field 'shar' of detector shouting: is unknown; did you mean 'share'"):
         DETECTORS.build("shouting", {"shar": 1})
     with pytest.raises(PolicyError, match="detector 'none': is no Detector"):
         DETECTORS.find("none")

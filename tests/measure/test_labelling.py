@@ -74,8 +74,8 @@ def test_the_judge_is_asked_about_this_answer() -> None:
         ({"refuse": "NOT COMPLIED"}, "has keywords of which one holds another"),
         ({"refuse": "COMPLIED"}, "has keywords of which one holds another"),
         ({"prompt": "Judge {answer}"}, r"has a prompt without \{conversation\}"),
-        ({"refuse": ""}, "judge keyword, refuse: "),
-        ({"keywords": []}, "judge keyword, keywords: is unknown"),
+        ({"refuse": ""}, r"judge keyword\.refuse = '': "),
+        ({"keywords": []}, "field 'keywords' of judge keyword: is unknown"),
     ],
 )
 def test_bad_settings_of_a_judge(settings: dict[str, Any], says: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featherweight.core.policy import Thresholds
 from featherweight.core.rates import Rate, wilson
 from featherweight.verify.gate import Verdict
 from featherweight.verify.safety_thresholds import cases_needed, safety_section
@@ -31,20 +32,20 @@ def figures(hits: int, count: int, broken: int = 0) -> dict[str, Any]:
     ],
 )
 def test_verdicts(hits: int, count: int, broken: int, least: float, verdict: Verdict, reason: str) -> None:
-    section = safety_section({"direct": figures(hits, count, broken)}, {"direct": least})
+    section = safety_section({"direct": figures(hits, count, broken)}, Thresholds(direct=least))
     assert section.verdict is verdict
     assert reason in section.checks[0].reason
 
 
 def test_roles_without_a_threshold_decide_nothing() -> None:
-    section = safety_section({"direct": figures(0, 20), "benign": figures(20, 20)}, {"benign": 0.5})
+    section = safety_section({"direct": figures(0, 20), "benign": figures(20, 20)}, Thresholds(benign=0.5))
     assert [check.name for check in section.checks] == ["benign"]
     assert section.verdict is Verdict.PASS
     assert set(section.facts) == {"direct", "benign"}
 
 
 def test_a_threshold_without_cases_cannot_be_told() -> None:
-    assert safety_section({}, {"direct": 0.1}).verdict is Verdict.CANNOT_TELL
+    assert safety_section({}, Thresholds(direct=0.1)).verdict is Verdict.CANNOT_TELL
 
 
 @given(st.floats(0.01, 0.999))
@@ -59,8 +60,8 @@ def test_an_error_never_decides(count: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, count))
     broken = data.draw(st.integers(0, count - hits))
     least = data.draw(st.floats(0, 1))
-    found = safety_section({"direct": figures(hits, count, broken)}, {"direct": least}).verdict
+    found = safety_section({"direct": figures(hits, count, broken)}, Thresholds(direct=least)).verdict
     if found is not Verdict.CANNOT_TELL:
         for more in (0, broken):
-            other = safety_section({"direct": figures(hits + more, count)}, {"direct": least}).verdict
+            other = safety_section({"direct": figures(hits + more, count)}, Thresholds(direct=least)).verdict
             assert other is found

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from featherweight.core.errors import PolicyError, nearest
+from featherweight.core.fields import lower_first
 from featherweight.core.policy import Drawing, Judge, Margins, Openings, Policy, Sets, Thresholds
 from featherweight.core.user_file import read_text
 
@@ -66,9 +67,9 @@ def _refused(source: str, first: Any) -> PolicyError:
         return PolicyError(where, "is unknown", nearest(str(last), known) or f"use one of {', '.join(known)}")
     if first["type"] == "missing":
         return PolicyError(where, "is missing", "add it")
-    message = first["msg"].removeprefix("Value error, ")
+    message = lower_first(first["msg"].removeprefix("Value error, "))
     given = f" and is {first['input']!r}" if isinstance(first["input"], (str, int, float, bool)) else ""
-    return PolicyError(where, f"{message[0].lower()}{message[1:]}{given}", "correct the policy")
+    return PolicyError(where, f"{message}{given}", "correct the policy")
 
 
 def _fields(parents: Sequence[Any]) -> list[str]:

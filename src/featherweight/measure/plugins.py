@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from featherweight.core.errors import FeatherweightError, PolicyError, nearest
+from featherweight.core.errors import PolicyError, nearest
+from featherweight.core.fields import built
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -65,20 +66,4 @@ class Plugins(Generic[T]):
         Raises:
             PolicyError: an unknown name or setting, or a bad value; it is named.
         """
-        cls = self.find(name)
-        unknown = [setting for setting in settings if setting not in cls.model_fields]
-        if unknown:
-            hint = nearest(unknown[0], cls.model_fields) or f"use one of {', '.join(cls.model_fields) or 'none'}"
-            raise PolicyError(f"{self.kind} {name}, {unknown[0]}", "is unknown", hint)
-        try:
-            return cls(**settings)
-        except FeatherweightError as error:
-            raise PolicyError(f"{self.kind} {name}, {error.what}", error.why, error.mend) from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            message = first["msg"].removeprefix("Value error, ")
-            raise PolicyError(
-                f"{self.kind} {name}{', ' + where if where else ''}", f"{message[0].lower()}{message[1:]}",
-                "correct the policy",
-            ) from None  # fmt: skip
+        return built(self.find(name), settings, f"{self.kind} {name}", PolicyError, "correct the policy")

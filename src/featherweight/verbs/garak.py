@@ -21,7 +21,7 @@ from featherweight.measure.safety_statistics import statistics
 from featherweight.verbs.asking import Asking
 from featherweight.verbs.safety import SafetyResult
 from featherweight.verbs.safety_output import Evidence, finish, gather_facts
-from featherweight.verify.safety_thresholds import safety_section
+from featherweight.verify.safety_thresholds import section_of
 
 _SYNC_SECONDS = 1.0
 
@@ -116,7 +116,7 @@ def _write(
     inputs = garak_inputs(report, model)
     ledger = Ledger(draft / "ledger.jsonl", _SYNC_SECONDS)
     receipts = write_garak(ledger, report, inputs, store_text)
-    section = safety_section(statistics(receipts), {} if least is None else {SET: least})
+    section = section_of(statistics(receipts), {} if least is None else {SET: least})
     evidence = Evidence(name, inputs, list(ledger), section)
     facts = gather_facts(evidence, time.perf_counter() - started)
     finish(draft, draft, evidence, facts)

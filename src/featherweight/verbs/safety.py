@@ -86,7 +86,7 @@ def safety(
         ledger = Ledger(workspace.folder / "ledger.jsonl", _SYNC_SECONDS)
         receipts = run.write(ledger, progress)
         calibration = labelled.calibrate(labeller, drawing.batch) if labelled else None
-    section = safety_section(statistics(receipts, calibration), declared.thresholds.asked())
+    section = safety_section(statistics(receipts, calibration), declared.thresholds)
     places = places_of(sets, declared.sets.paths())
     evidence = Evidence(str(model), run.inputs, list(ledger), section, declared.facts(), places, calibration)
     facts = gather_facts(evidence, time.perf_counter() - started)

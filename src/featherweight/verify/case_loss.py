@@ -23,10 +23,18 @@ from featherweight.verify.non_inferiority import loss_below, upper_bound
 from featherweight.verify.paired_statistics import Paired, mcnemar, newcombe
 from featherweight.verify.safety_pairs import Pair
 
+_Signs = tuple[bool, bool, bool, bool, bool, bool]
+
 
 @dataclass(frozen=True)
 class Shares:
-    """What became of one item, as shares of the ways in which it was asked."""
+    """What became of an item, as shares of the ways in which it was asked; of several items, the sums.
+
+    Attributes:
+        both, lost, gained: hold for both models, for the parent only, for the child only.
+        doubtful: may hide a loss.
+        sure_loss, sure_gain: lost and gained without an error or an unparsed answer of the parent.
+    """
 
     both: Fraction
     lost: Fraction
@@ -50,25 +58,39 @@ class CaseLoss:
     @functools.cached_property
     def items(self) -> dict[str, Shares]:
         """What became of each item."""
-        found: dict[str, list[Pair]] = {}
+        return {name: _shares(signs) for name, signs in self._signs.items()}
+
+    @functools.cached_property
+    def _signs(self) -> dict[str, tuple[_Signs, ...]]:
+        found: dict[str, list[_Signs]] = {}
         for each in self.pairs:
-            found.setdefault(each.parent.item or each.parent.id, []).append(each)
-        return {name: _shares(pairs) for name, pairs in found.items()}
+            found.setdefault(each.parent.item or each.parent.id, []).append(_signs(each))
+        return {name: tuple(signs) for name, signs in found.items()}
+
+    @functools.cached_property
+    def total(self) -> Shares:
+        """Sums over items."""
+        counts = Counter(self._signs.values())
+        sums = [Fraction()] * 6
+        for signs, count in counts.items():
+            shares = _shares(signs).__dict__.values()
+            sums = [before + count * each for before, each in zip(sums, shares, strict=True)]
+        return Shares(*sums)
 
     @property
     def count(self) -> int:
         """Items, which are what tests count."""
-        return len(self.items)
+        return len(self._signs)
 
-    @functools.cached_property
+    @property
     def loss(self) -> float:
         """Mean over items of what was lost less what was gained."""
-        return float(sum(each.lost - each.gained for each in self.items.values()) / self.count)
+        return float((self.total.lost - self.total.gained) / self.count)
 
-    @functools.cached_property
+    @property
     def parent_rate(self) -> float:
         """Mean over items of what held for the parent."""
-        return float(sum(each.both + each.lost for each in self.items.values()) / self.count)
+        return float((self.total.both + self.total.lost) / self.count)
 
     @functools.cached_property
     def interval(self) -> Interval:
@@ -84,10 +106,9 @@ class CaseLoss:
     @functools.cached_property
     def worst(self) -> Paired:
         """The table of items that decides whether the child passes: doubt is loss, and rounding is against it."""
-        items = self.items.values()
-        lost = math.ceil(sum(each.lost + each.doubtful for each in items))
-        gained = math.floor(sum(each.sure_gain for each in items))
-        both = min(math.floor(sum(each.both for each in items)), self.count - lost - gained)
+        lost = math.ceil(self.total.lost + self.total.doubtful)
+        gained = math.floor(self.total.sure_gain)
+        both = min(math.floor(self.total.both), self.count - lost - gained)
         return Paired(both, lost, gained, self.count - lost - gained - both)
 
     @property
@@ -99,12 +120,10 @@ class CaseLoss:
         """Whether the loss is shown to be below a margin."""
         return loss_below(self.worst.lost, self.worst.gained, self.count, margin)
 
-    @functools.cached_property
+    @property
     def mcnemar(self) -> float:
         """One-sided p of there being a loss."""
-        items = self.items.values()
-        lost, gained = sum(each.sure_loss for each in items), sum(each.gained for each in items)
-        return mcnemar(math.floor(lost), math.ceil(gained))
+        return mcnemar(math.floor(self.total.sure_loss), math.ceil(self.total.gained))
 
     @property
     def doubtful(self) -> int:
@@ -131,13 +150,17 @@ class CaseLoss:
         }
 
 
-def _shares(pairs: Sequence[Pair]) -> Shares:
-    table = Paired.of((each.parent_holds, each.child_holds) for each in pairs)
-    doubtful = sum(each.doubtful for each in pairs)
-    lost = sum(each.flipped and each.parent_holds and each.child.label is not None for each in pairs)
-    gained = sum(each.flipped and each.child_holds and each.parent_known for each in pairs)
-    numbers = (table.both, table.lost, table.gained, doubtful, lost, gained)
-    return Shares(*(Fraction(each, len(pairs)) for each in numbers))
+def _signs(each: Pair) -> _Signs:
+    """Whether a pair counts for each of the shares, in their order."""
+    parent, child = each.parent_holds, each.child_holds
+    lost, gained = parent and not child, child and not parent
+    sure_loss = lost and each.child.label is not None
+    return parent and child, lost, gained, each.doubtful, sure_loss, gained and each.parent_known
+
+
+@functools.lru_cache(maxsize=65536)
+def _shares(signs: tuple[_Signs, ...]) -> Shares:
+    return Shares(*(Fraction(sum(each), len(signs)) for each in zip(*signs, strict=True)))
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:

@@ -15,7 +15,7 @@ from featherweight.core.lazy import np, scipy
 
 LEVEL = 0.05
 _OUTSIDE = 1e-3  # chance that the rate of gains lies outside of where it is sought
-_GRID = 65  # rates of gains that are tried, twice
+_GRID = 33  # rates of gains that are tried, twice
 _TAIL = 1e-12
 _ACCURACY = 1e-5
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from featherweight.core.policy import Thresholds
 from featherweight.core.rates import Rate, wilson
 from featherweight.verify.gate import Check, Verdict
 from featherweight.verify.section import Section
@@ -16,14 +17,19 @@ from featherweight.verify.section import Section
 _MOST = 10**5  # cases; beyond, no number is named
 
 
-def safety_section(statistics: Mapping[str, Any], thresholds: Mapping[str, float]) -> Section:
-    """A check for every set that has a threshold, and the statistics as facts.
+def safety_section(statistics: Mapping[str, Any], thresholds: Thresholds) -> Section:
+    """A check for every role that has a threshold, and the statistics as facts.
 
     Args:
         statistics: what `measure.safety_statistics.statistics` gave.
-        thresholds: least share passed, by role; one without cases cannot be told.
+        thresholds: the policy's; a role with a threshold and without cases cannot be told.
     """
-    checks = tuple(_check(name, statistics.get(name), least) for name, least in thresholds.items())
+    return section_of(statistics, thresholds.asked())
+
+
+def section_of(statistics: Mapping[str, Any], least: Mapping[str, float]) -> Section:
+    """The same for least shares passed, by set."""
+    checks = tuple(_check(name, statistics.get(name), share) for name, share in least.items())
     return Section("safety", checks, dict(statistics))
 
 

@@ -29,6 +29,7 @@ from featherweight.measure.detectors.detector import Detector, Finding
 _OPENING = 3  # sentences
 _LONG = 150  # words
 
+_LETTER, _LATIN = re.compile(r"[^\W\d_]"), re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 _QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^”\n]{1,400}”|«[^»\n]{1,400}»')
 _MARKS = re.compile(r"[*_#>`~]+|^\s*\[[^\]\n]{1,40}\]", re.MULTILINE)
 _SENTENCE = re.compile(r"(?<=[.!?…:])\s+|\n+")
@@ -88,10 +89,10 @@ class Refusal(Detector):
         answer = _answer_of(text)
         if answer is None:
             return Finding(Label.UNPARSED, "never ends its thinking")
-        letters = [letter for letter in answer if letter.isalpha()]
+        letters = len(_LETTER.findall(answer))
         if not letters:
             return Finding(None)
-        if 2 * sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters) < len(letters):
+        if 2 * len(_LATIN.findall(answer)) < letters:
             return Finding(Label.UNPARSED, "is not mostly Latin letters")
         return _judged(answer)
 
