@@ -22,6 +22,8 @@ from featherweight.measure.layers import LayerSettings, Seen
 from featherweight.measure.state_drift import StateDrift, state_drift
 
 Pool = Literal["mean", "grid"]
+Hooks = tuple[Callable[..., None] | None, Callable[..., None] | None]
+"""What is told about a layer's inputs before it computes, and about its outputs afterwards."""
 _BATCH = 256
 
 
@@ -104,7 +106,7 @@ def look_at(
     present = dict(module.named_modules())
     missing = {name: why for name, basis in bases.items() if (why := _unlike(present.get(name), basis))}
     cores: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-    hooks: dict[str, tuple[Callable[..., None], Callable[..., None] | None]] = {}
+    hooks: dict[str, Hooks] = {name: (None, None) for name in bases if name in present}  # to note activations
     own = log if log is not None else ActivationLog() if reference is not None else None
     for name, basis in bases.items():
         if name not in missing:
@@ -151,7 +153,7 @@ def pooled_core(cores: torch.Tensor, layer: torch.nn.Module, pool: Pool) -> torc
 def _run(
     module: torch.nn.Module,
     inputs: torch.Tensor,
-    hooks: Mapping[str, tuple[Callable[..., None], Callable[..., None] | None]],
+    hooks: Mapping[str, Hooks],
     log: ActivationLog | None = None,
 ) -> torch.Tensor:
     """What the module gives, with listeners at its layers; its mode is put back."""
@@ -169,7 +171,8 @@ def _run(
     with ExitStack() as stack, evaluating(module):
         for name, (read, gave) in hooks.items():
             layer = module.get_submodule(name)
-            stack.callback(layer.register_forward_pre_hook(read).remove)
+            if read is not None:
+                stack.callback(layer.register_forward_pre_hook(read).remove)
             for hook in (gave, note(name) if log is not None else None):
                 if hook is not None:
                     stack.callback(layer.register_forward_hook(hook).remove)
@@ -186,11 +189,17 @@ def _drifts(
     """What each layer gives against what the parent's gives, and against it from the parent's own input."""
     found = {}
     for name, theirs in reference.outputs.items():
-        if name not in own.outputs:
-            continue
-        with torch.no_grad():
-            parts = reference.inputs[name].split(_BATCH)
-            local = torch.cat([present[name](part) for part in parts])
-        flat = [each.flatten(1) for each in (theirs, own.outputs[name], local)]
-        found[name] = state_drift(flat[0], flat[1], flat[2] if local.shape == theirs.shape else None)
+        if name in own.outputs:
+            local = _local(present[name], reference.inputs[name], own.inputs[name])
+            same = local if local is not None and local.shape == theirs.shape else None
+            flat = [each if each is None else each.flatten(1) for each in (theirs, own.outputs[name], same)]
+            found[name] = state_drift(*flat)  # type: ignore[arg-type]
     return found
+
+
+def _local(layer: torch.nn.Module, theirs: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
+    """What the child's layer makes of the parent's input; None where it does not fit."""
+    if theirs.shape != own.shape:
+        return None
+    with torch.no_grad():
+        return torch.cat([layer(part) for part in theirs.split(_BATCH)])

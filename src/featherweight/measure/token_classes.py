@@ -31,9 +31,14 @@ class TokenClasses:
     table: torch.Tensor
 
     def mass(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Probability of each class, float64 [samples, classes], of distributions over ids [samples, vocabulary]."""
+        """Probability of each class, float64 [samples, classes], rows sum to 1.
+
+        Args:
+            probabilities: of ids, [samples, vocabulary], up to a common factor in each row.
+        """
         found = torch.zeros(len(probabilities), len(self.names), dtype=torch.float64, device=probabilities.device)
-        return found.index_add_(1, self.table.to(probabilities.device), probabilities.double())
+        found.index_add_(1, self.table.to(probabilities.device), probabilities.double())
+        return found / found.sum(1, keepdim=True)
 
 
 def classes_by_kind(tokenizer: Any, vocabulary: int) -> TokenClasses:
