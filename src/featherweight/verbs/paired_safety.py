@@ -141,7 +141,7 @@ class SafetyParent:
 
     def _thresholds(self, receipts: Sequence[Receipt]) -> tuple[Check, ...]:
         """What the policy asks of the child alone: not to be worse than an unsafe parent is not to be safe."""
-        found = safety_section(statistics(receipts), self.policy.thresholds.asked()).checks
+        found = safety_section(statistics(receipts), self.policy.thresholds).checks
         return tuple(dataclasses.replace(each, name=f"child alone, {each.name}") for each in found)
 
     def _identity(self, folder: Path, receipts: Sequence[Receipt]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from featherweight.verbs.prepare import Settings, open_parent
 from featherweight.verbs.verdict_folder import Record, recorded
 from featherweight.verbs.verify_ledger import verify_ledger
 from featherweight.verbs.verify_parts import parent_bytes, sections_of
-from featherweight.verbs.verify_subjects import Child, Parent
+from featherweight.verbs.verify_subjects import Child, Parent, require_comparable
 from featherweight.verbs.verify_wanted import (
     ANSWER_TOKENS,
     ANSWERS,
@@ -117,13 +117,13 @@ def verify(
         FeatherweightError: an input that cannot be read or makes no sense; nothing is written then.
     """
     started, target = time.perf_counter(), None if out is None else Path(out)
-    check_names(parent, children, engine, target)
+    check_names(children, engine, parent_engine, target)
     files = {Role.DIRECT: prompts, Role.FRAMED: framed, Role.BENIGN: benign, Role.CAPABILITY: capability}
     wanted = read_wanted(
         quality=quality, domain_quality=domain_quality, kl=kl, agreement=agreement, memory=memory, text=text,
         answers=answers, answer_tokens=answer_tokens, questions=questions, tolerance=tolerance, tasks=tasks,
         task_limit=task_limit, task_margin=task_margin, safety=safety, margin=margin, layers=layers,
-        layer_limit=layer_limit, settings=settings,
+        layer_limit=layer_limit, timeout=timeout, settings=settings,
         case_files={role: path for role, path in files.items() if path is not None},
     )  # fmt: skip
     run = Run(seed=wanted.settings.seed, device=wanted.settings.device, progress=progress or Progress(), store=Store())
@@ -133,6 +133,7 @@ def verify(
         judge = stack.enter_context(judging(wanted.policy, asking)) if wanted.policy else None
         one = Parent(str(parent), open_parent(parent, cache, trust), wanted, run, cache, there, judge)
         others = [Child(str(child), open_parent(child, cache, trust), one, here) for child in children]
+        require_comparable(one, others)
         record = stack.enter_context(recorded(target))
         return _verified(one, others or [Child(str(engine), None, one, here)], record, started)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.cases import CaseSet
+from featherweight.core.errors import CheckpointError
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.store import Store
@@ -163,6 +164,24 @@ class Child:
             return kept_answers(in_process(path, self.model, run.device), cases, generation, run, kept, label)
         with connect(path) as connector:
             return kept_answers(connector, cases, generation, run, kept, label)
+
+
+def require_comparable(parent: Parent, children: Sequence[Child]) -> None:
+    """Refuses what would only come to light later: another vocabulary, and text of the user's that is too short.
+
+    Raises:
+        CheckpointError: a child predicts other tokens; DataError: there is too little text.
+    """
+    expected = int(parent.model.settings["vocab_size"])
+    for child in children:
+        found = expected if child.model is None else int(child.model.settings["vocab_size"])
+        if found != expected:
+            raise CheckpointError(
+                child.name, f"predicts {found} tokens where its parent predicts {expected}",
+                "give a model that was made from this parent",
+            )  # fmt: skip
+    if children and parent.wanted.documents is not None:
+        _ = parent.rows
 
 
 def in_process(name: str | Path, model: Model, device: str) -> Connector:

@@ -12,9 +12,10 @@ from featherweight.core.budget import parse_margin, parse_memory, parse_share
 from featherweight.core.cases import CaseSet, read_cases, user_case
 from featherweight.core.chat import prompts
 from featherweight.core.data import Documents
-from featherweight.core.errors import BudgetError, CheckpointError, OutputError, PolicyError
+from featherweight.core.errors import BudgetError, CheckpointError, EndpointError, OutputError, PolicyError
 from featherweight.core.labels import Role
 from featherweight.core.policy import Margins, Policy, suite_digest
+from featherweight.core.writers import is_address
 from featherweight.measure.answers import Generation
 from featherweight.measure.labelling import labeller_of
 from featherweight.measure.tasks import check_tasks
@@ -101,6 +102,7 @@ def read_wanted(
     margin: str | float | None = None,
     layers: bool = False,
     layer_limit: str | float | None = None,
+    timeout: float = 60.0,
     settings: Settings | None = None,
 ) -> Wanted:
     """Reads and checks options; files are read, models are not opened yet.
@@ -118,6 +120,8 @@ def read_wanted(
         raise BudgetError(f"--kl {kl}", "is no divergence", "give nats a token, 0 or more")
     if task_limit is not None and task_limit < 1:
         raise BudgetError(f"--task-limit {task_limit}", "leaves no question", "give 1 or more")
+    if not timeout > 0:
+        raise BudgetError(f"--timeout {timeout}", "is no time to wait", "give seconds, more than 0")
     check_tasks(tasks)
     return Wanted(
         quality=None if quality is None else parse_share(quality, "quality"),
@@ -181,11 +185,14 @@ def safety_facts(policy: Policy) -> dict[str, Any]:
     return {**policy.facts(), "suite": suite_digest(policy.case_sets())}
 
 
-def check_names(parent: str | Path, children: Sequence[str | Path], engine: str | None, out: Path | None) -> None:
+def check_names(
+    children: Sequence[str | Path], engine: str | None, parent_engine: str | None, out: Path | None
+) -> None:
     """Refuses names that make no comparison, and an output folder that is taken.
 
     Raises:
-        CheckpointError: no child, one twice, or several for one server; OutputError: the folder exists.
+        CheckpointError: no child, one twice, or several for one server; EndpointError: an address that is none;
+        OutputError: the folder exists.
     """
     if not children and engine is None:
         raise CheckpointError("verify", "needs a parent and a child", "or give a run with --ledger")
@@ -193,6 +200,9 @@ def check_names(parent: str | Path, children: Sequence[str | Path], engine: str 
         raise CheckpointError(
             f"--engine {engine}", f"serves one model, and {len(children)} are given", "give the one that it serves"
         )
+    for url in (engine, parent_engine):
+        if url is not None and not is_address(url):
+            raise EndpointError(url, "is no address of a server", "write for example http://localhost:8080")
     names = [str(child) for child in children]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
