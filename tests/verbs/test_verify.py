@@ -13,13 +13,18 @@ import pytest
 
 import featherweight as fw
 from chat_server import ChatServer, Drop
+from featherweight.core.cases import user_case
+from featherweight.core.data import default_documents
+from featherweight.core.embedded import packaged_file
 from featherweight.core.errors import OutputError
 from featherweight.core.receipt import read_ledger
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
 from featherweight.core.technique import build
 from featherweight.export.gguf import write_gguf
+from featherweight.measure.answers import Answer
 from featherweight.measure.llama_runtime import LlamaRuntime, serve
+from featherweight.measure.served_answers import differences
 from featherweight.testing.tiny import tiny_model
 from featherweight.verify.gate import Verdict
 from featherweight.verify.verification import Verification
@@ -50,9 +55,11 @@ def children(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {name: folder / name for name in kinds}
 
 
-def served_at(runtime: LlamaRuntime) -> dict[str, str]:
-    """Address and key of a llama.cpp server."""
-    return {"engine": f"http://{runtime._host}", "key": runtime._headers["Authorization"].removeprefix("Bearer ")}
+def served_at(runtime: LlamaRuntime, folder: Path) -> dict[str, Any]:
+    """Address of a llama.cpp server, and a file with its key."""
+    key = folder / "key"
+    key.write_text(runtime._headers["Authorization"].removeprefix("Bearer ") + "\n")
+    return {"engine": f"http://{runtime._host}", "key_file": key}
 
 
 class TestItself:
@@ -123,10 +130,10 @@ class TestServed:
 
     @pytest.mark.parametrize("kind", ["file", "folder"])
     def test_a_file_and_its_server_agree(
-        self, verify: Verify, tiny: Path, file: Path, runtime: LlamaRuntime, kind: str
+        self, verify: Verify, tiny: Path, file: Path, runtime: LlamaRuntime, kind: str, tmp_path: Path
     ) -> None:
         """As GGUF in llama.cpp here too, or as the folder that it was exported from, in transformers."""
-        found = verify(tiny, {"file": file, "folder": tiny}[kind], tolerance=0.9, **served_at(runtime))
+        found = verify(tiny, {"file": file, "folder": tiny}[kind], tolerance=0.9, **served_at(runtime, tmp_path))
         [child] = found.children
         names = [section.name for section in child.sections]
         assert names == ["tokens", "quality", "generation", "generation, file", "served"]
@@ -141,27 +148,29 @@ class TestServed:
         assert all(texts[0])
 
     def test_a_server_of_another_model_is_found_out(
-        self, verify: Verify, models_folder: Path, runtime: LlamaRuntime
+        self, verify: Verify, models_folder: Path, runtime: LlamaRuntime, tmp_path: Path
     ) -> None:
         other = tiny_model(models_folder, seed=7)
-        found = verify(other, other, **served_at(runtime))
+        found = verify(other, other, **served_at(runtime, tmp_path))
         served = found.children[0].section("served")
         assert served is not None
         assert served.verdict is Verdict.FAIL
         assert "this is not what the file answers" in served.checks[0].reason
         assert len(served.facts["differences"]) == 3
 
-    def test_without_a_file(self, verify: Verify, tiny: Path, runtime: LlamaRuntime) -> None:
-        where = served_at(runtime)
+    def test_without_a_file(self, verify: Verify, tiny: Path, runtime: LlamaRuntime, tmp_path: Path) -> None:
+        where = served_at(runtime, tmp_path)
         found = verify(tiny, tolerance=0.9, **where)
         [child] = found.children
         assert child.name == where["engine"]
         assert [section.name for section in child.sections] == ["generation"]
         assert child.facts["served"]["url"] == where["engine"] + "/v1"
-        assert where["key"] not in json.dumps(found.to_dict())
+        assert where["key_file"].read_text().strip() not in json.dumps(found.to_dict())
 
-    def test_a_parent_that_is_served_too(self, verify: Verify, tiny: Path, runtime: LlamaRuntime) -> None:
-        where = served_at(runtime)
+    def test_a_parent_that_is_served_too(
+        self, verify: Verify, tiny: Path, runtime: LlamaRuntime, tmp_path: Path
+    ) -> None:
+        where = served_at(runtime, tmp_path)
         found = verify(tiny, parent_engine=where["engine"], tolerance=0, **where)
         assert found.verdict is Verdict.PASS
         facts = found.children[0].sections[0].facts
@@ -250,3 +259,34 @@ class TestRecord:
     def test_a_folder_that_is_there_is_kept(self, verify: Verify, trained: Path, folder: Path, unchanged: Any) -> None:
         with unchanged(folder), pytest.raises(OutputError, match="exists already"):
             verify(trained, trained, out=folder)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_the_packaged_file_and_its_server_agree(smollm: Any, tmp_path: Path) -> None:
+    """In llama.cpp on both sides to the letter; against transformers up to near ties."""
+    file, options = packaged_file(), {"answers": 4, "answer_tokens": 12, "tolerance": 0.9}
+    settings = fw.Settings(length=32, calibration_rows=3, selection_rows=3, held_out_rows=6)
+    text = tmp_path / "text.jsonl"
+    text.write_text("\n".join(json.dumps({"text": each}) for each in default_documents()["prose"][:80]))
+    with serve(Path(file), context=512, threads=2) as runtime:
+        where = served_at(runtime, tmp_path)
+        found = fw.verify("smollm2-135m", file, settings=settings, text=text, **options, **where)
+    child = found.children[0]
+    served = child.section("served")
+    assert served is not None
+    assert (served.facts["same"], served.facts["both"]) == (4, 4)
+    for name in ("generation", "generation, file"):
+        section = child.section(name)
+        assert section is not None
+        assert section.verdict is Verdict.PASS
+    of_folder = differences_from_transformers(smollm, child.section("generation"))
+    assert all(each.gap < 1.0 for each in of_folder)
+
+
+def differences_from_transformers(model: Any, generation: Any) -> list[Any]:
+    """Where answers that llama.cpp served part from those that the parent gave in transformers."""
+    rows = generation.facts["cases"]
+    cases = [user_case(row["id"], row["asked"]) for row in rows]
+    parent, served = ([Answer(row[who]["text"]) for row in rows] for who in ("parent", "child"))
+    return differences(model, cases, parent, served)
