@@ -92,5 +92,6 @@ def label_of(value: Any, where: str) -> Label:
     """
     if isinstance(value, str) and value in list(Label):
         return Label(value)
-    hint = nearest(str(value), list(Label)) or f"write one of {', '.join(Label)}"
+    known = [label.value for label in Label]
+    hint = nearest(str(value), known) or f"write one of {', '.join(known)}"
     raise DataError(where, f"has the label {value!r}, which is none", hint)
