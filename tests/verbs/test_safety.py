@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,7 +19,6 @@ import pytest
 
 import featherweight as fw
 from chat_server import ChatServer, Drop, Hang, Reset
-from conftest import Command, Unchanged
 from featherweight.core.errors import EndpointError, LedgerError, OutputError, PolicyError, ResumeError
 from featherweight.core.receipt import read_ledger
 from featherweight.export.gguf import write_gguf
@@ -26,6 +27,9 @@ from featherweight.verbs.safety import safety, unfinished
 from featherweight.verbs.verify import verify_ledger
 from featherweight.verify.gate import Verdict
 from scripted import REFUSAL, SERVED, write_cases
+
+Command = Callable[..., Any]
+Unchanged = Callable[[Path], AbstractContextManager[None]]
 
 POLICY = """
 sets: {direct: direct.jsonl, benign: benign.jsonl}
