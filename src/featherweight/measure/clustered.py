@@ -26,21 +26,22 @@ class ClusteredMean:
     error: float
     clusters: int
 
-    def above(self, chance: float) -> float:
-        """A bound that the true mean is below with at most this probability: the end of a one-sided interval."""
-        return self.mean - self._reach(chance)
-
-    def interval(self, chance: float = 0.05) -> tuple[float, float]:
-        """Where the true mean lies but for this probability."""
-        reach = self._reach(chance / 2)
-        return self.mean - reach, self.mean + reach
-
-    def _reach(self, tail: float) -> float:
+    def reach(self, chance: float) -> float:
+        """How far above the true mean such a mean lies with at most this probability."""
         if self.error == 0:
             return 0.0
         if not math.isfinite(self.error):
             return math.inf
-        return float(scipy.stats.t.isf(tail, self.clusters - 1)) * self.error
+        return float(scipy.stats.t.isf(chance, self.clusters - 1)) * self.error
+
+    def above(self, chance: float) -> float:
+        """A bound that the true mean is below with at most this probability: the end of a one-sided interval."""
+        return self.mean - self.reach(chance)
+
+    def interval(self, chance: float = 0.05) -> tuple[float, float]:
+        """Where the true mean lies but for this probability."""
+        reach = self.reach(chance / 2)
+        return self.mean - reach, self.mean + reach
 
 
 def clustered_mean(values: torch.Tensor, units: torch.Tensor) -> ClusteredMean:

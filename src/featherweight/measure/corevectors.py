@@ -32,7 +32,7 @@ class Basis:
         right: V_q^T without the column of the bias, [rank, inputs]; inputs of a convolution are its kernel's entries.
         offset: the column of the bias, [rank]; None where the layer has none.
         singular: S, [rank].
-        left: U_q, [outputs, rank].
+        left: U_q, [outputs, rank]; no rows where it was not kept, and then outputs cannot be looked at.
     """
 
     right: torch.Tensor
@@ -67,6 +67,11 @@ class Basis:
         if isinstance(layer, torch.nn.Conv2d):
             return torch.einsum("rchw,cq->rqhw", outputs, back)
         return outputs @ back
+
+    def unlike(self, shape: tuple[int, ...]) -> str:
+        """Why a layer whose matrix has this shape cannot be looked at in these directions, or nothing."""
+        expected = (len(self.left) or shape[0], self.right.shape[1])
+        return "" if shape == expected else f"its shape is {list(shape)}, the parent's {list(expected)}"
 
     def _at(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self.right.to(like), None if self.offset is None else self.offset.to(like)

@@ -31,14 +31,14 @@ class Place:
         module: its name, or "prediction".
         side: "input", "output" or "prediction".
         parent, child: peepholes of the samples, float64 [samples, labels].
-        noise: total variation of the shaken parent, the mean of its draws, float64 [samples].
+        noise: total variation of each draw of the shaken parent, float64 [samples] each.
     """
 
     module: str
     side: str
     parent: torch.Tensor
     child: torch.Tensor
-    noise: torch.Tensor
+    noise: Sequence[torch.Tensor]
 
     @functools.cached_property
     def variation(self) -> torch.Tensor:
@@ -72,11 +72,9 @@ class LayerComparison:
         draws = [{(name, side): found for name, side, found in self.peepholes.rows(each)} for each in self.shaken]
         found = []
         for name, side, own in self.peepholes.rows(self.parent):
-            if (name, side) not in theirs:
-                continue
-            noise = [total_variation(own, draw[name, side]) for draw in draws]
-            mean = torch.stack(noise).mean(0) if noise else torch.zeros(len(own), dtype=torch.float64)
-            found.append(Place(name, side, own, theirs[name, side], mean))
+            if (name, side) in theirs:
+                noise = [total_variation(own, draw[name, side]) for draw in draws]
+                found.append(Place(name, side, own, theirs[name, side], noise))
         return found
 
 

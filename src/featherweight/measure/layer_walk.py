@@ -91,6 +91,7 @@ def look(
     log: StateLog | None = None,
     reference: StateLog | None = None,
     label: str = "looking at layers",
+    outputs: bool = True,
 ) -> Seen:
     """Looks at a model through bases that were made of the parent, at inputs and outputs.
 
@@ -102,6 +103,7 @@ def look(
         log: takes in the hidden states; None = they are not kept.
         reference: the parent's, to compare with; None = nothing is compared.
         label: what the progress says.
+        outputs: whether what modules give is looked at too.
     """
     if reference is not None and len(reference.streams) != model.architecture.blocks + 1:
         own = StateLog()
@@ -110,15 +112,14 @@ def look(
         return Seen({}, {}, final, aligned_states(reference, own, rows), missing)
     missing = {name: why for name, basis in bases.items() if (why := _unlike(model, name, basis))}
     names = [name for name in bases if name not in missing]
-    seen = _walk(model, rows, names, lambda name, layer: bases[name], run, label, log, reference, outputs=True)
+    seen = _walk(model, rows, names, lambda name, layer: bases[name], run, label, log, reference, outputs)
     return Seen(seen.inputs, seen.outputs, seen.prediction, seen.states, missing)
 
 
 def _unlike(model: Model, name: str, basis: Basis) -> str:
     """Why a module of a child cannot be looked at through the parent's basis, or nothing."""
-    expected = (basis.left.shape[0], basis.right.shape[1])
     found = head_shape(model) if name == HEAD_MODULE else model.entries[f"{name}.weight"].shape
-    return "" if tuple(found) == expected else f"its shape is {list(found)}, the parent's {list(expected)}"
+    return basis.unlike(tuple(found))
 
 
 def head_shape(model: Model) -> tuple[int, int]:

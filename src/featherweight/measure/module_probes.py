@@ -125,9 +125,7 @@ def _unlike(layer: torch.nn.Module | None, basis: Basis) -> str:
     """Why a layer of a child cannot be looked at through the parent's basis, or nothing."""
     if layer is None or not _plain(layer):
         return "the child has no such layer"
-    found = tuple(layer.weight.flatten(1).shape)  # type: ignore[operator]
-    expected = (basis.left.shape[0], basis.right.shape[1])
-    return "" if found == expected else f"its shape is {list(found)}, the parent's {list(expected)}"
+    return basis.unlike(tuple(layer.weight.flatten(1).shape))  # type: ignore[operator]
 
 
 def _listeners(

@@ -56,6 +56,13 @@ class ProbeRows:
         return self.units[self.sample_rows]
 
     @property
+    def positions(self) -> Positions:
+        """What is a sample."""
+        if self.averaged:
+            return "mean"
+        return "last" if int(self.looked.sum(1).max()) == 1 else "all"
+
+    @property
     def real(self) -> torch.Tensor:
         """bool [rows, tokens]: positions up to the last one that is looked at; nothing of them is padding."""
         return self.looked.flip(1).cumsum(1).flip(1) > 0
@@ -128,6 +135,32 @@ def labelled_rows(model: Model, data: Labelled, length: int, positions: Position
     inputs = tokens_of(model.tokenizer, data, length)
     units = torch.arange(len(data))
     return _of_rows(inputs["input_ids"], inputs["attention_mask"].bool(), data.targets, data.classes, units, positions)
+
+
+def request_rows(
+    model: Model,
+    texts: Sequence[str],
+    length: int,
+    positions: Positions,
+    names: tuple[str, ...],
+    classes: TokenClasses | None = None,
+) -> ProbeRows:
+    """Texts without labels, each a document of its own; targets say nothing.
+
+    Args:
+        model: whose tokens they become.
+        texts: one or more.
+        length: tokens of a text at most.
+        positions: what is a sample.
+        names: of the labels that will be predicted.
+        classes: of tokens, where the labels are such.
+    """
+    from featherweight.models.donors import tokens_of
+
+    inputs = tokens_of(model.tokenizer, Labelled(list(texts), ("",) * len(texts), "the requests"), length)
+    none, units = torch.zeros(len(texts), dtype=torch.int64), torch.arange(len(texts))
+    rows = _of_rows(inputs["input_ids"], inputs["attention_mask"].bool(), none, names, units, positions)
+    return dataclasses.replace(rows, classes=classes)
 
 
 def _of_rows(

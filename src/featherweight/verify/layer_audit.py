@@ -112,7 +112,7 @@ def section_of(
         "restoration": None if restored is None else restoration_facts(restored),
         "notes": [*notes, *left_out(compared)],
     }
-    return Section("layers", () if limit is None else (drift_check(found, limit),), facts)
+    return Section("layers", () if limit is None else (drift_check(found, limit, len(compared.child.missing)),), facts)
 
 
 def _first(found: Any) -> Facts | None:
@@ -123,10 +123,16 @@ def _first(found: Any) -> Facts | None:
     return {key: value for key, value in first.to_dict().items() if key in ("module", "side", "block", "drift")}
 
 
-def drift_check(found: Sequence[Found], limit: float) -> Check:
+def drift_check(found: Sequence[Found], limit: float, missing: int = 0) -> Check:
     """Whether the drift of every place is within a limit.
 
-    Fail: a one-sided interval, at 5 % for all places together, lies above it. Pass: every 95 % interval lies within.
+    Fail: a one-sided interval, at 5 % for all places together, lies above it. Pass: every 95 % interval lies within,
+    and no module had to be left out.
+
+    Args:
+        found: drift at every place.
+        limit: the largest that is allowed.
+        missing: modules that could not be compared.
     """
     asked = f"at most {limit:.1%} drift in every layer"
     if not found:
@@ -140,6 +146,9 @@ def drift_check(found: Sequence[Found], limit: float) -> Check:
         return Check("layers", asked, said, Verdict.FAIL, reason)
     if doubtful:
         reason = f"the limit is inside the intervals of {len(doubtful)} places: more documents would decide"
+        return Check("layers", asked, said, Verdict.CANNOT_TELL, reason)
+    if missing:
+        reason = "modules of another shape could not be compared"
         return Check("layers", asked, said, Verdict.CANNOT_TELL, reason)
     return Check("layers", asked, said, Verdict.PASS, "every interval lies within the limit")
 

@@ -1,9 +1,10 @@
 """What a layer audit found, as plain values for the record, the table and the charts, with the tests behind it.
 
 Drift of a place (what a module reads or gives) is the mean total variation of its peepholes; of a layer's states it is
-the mean relative error. Something has drifted when its drift exceeds that of the parent shaken by bf16 rounding: the
-lower end of a one-sided t interval of the difference over documents lies above 0, at 5 % for all places together
-(Bonferroni).
+the mean relative error. Something has drifted when its drift is larger than that of a model which is as good as the
+parent: the parent shaken by bf16 rounding. The bound is twice the largest draw's drift plus what such a mean exceeds by
+chance in 5 % of the cases for all places together (t over documents, Bonferroni). Twice, because documents tell nothing
+of how much one draw of the noise differs from another.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from featherweight.measure.restoration import Restoration
 from featherweight.measure.state_drift import StateDrift
 
 CHANCE = 0.05
+TIMES = 2.0
+"""Drift counts as such beyond so many times the noise."""
+_NO_NOISE = ClusteredMean(0.0, 0.0, 0)
 _DIGITS = 6
 Facts = dict[str, Any]
 
@@ -34,12 +38,19 @@ class Found:
     Attributes:
         place: where.
         drift: mean total variation.
-        drifted: whether it is beyond noise.
+        noise: of the shaken parent, the mean of its draws.
+        bound: what noise may reach by chance.
     """
 
     place: Place
     drift: ClusteredMean
-    drifted: bool
+    noise: float
+    bound: float
+
+    @property
+    def drifted(self) -> bool:
+        """Whether it is beyond noise."""
+        return self.drift.mean > self.bound
 
     def to_dict(self) -> Facts:
         """Plain values."""
@@ -47,7 +58,7 @@ class Found:
         return {
             "module": module, "side": self.place.side, "block": block_index(f"{module}."),
             "drift": rounded(self.drift.mean), "interval": interval(self.drift),
-            "noise": rounded(float(self.place.noise.mean())), "largest": float(self.place.variation.max()),
+            "noise": rounded(self.noise), "largest": float(self.place.variation.max()),
             "drifted": self.drifted,
         }  # fmt: skip
 
@@ -56,12 +67,15 @@ def found_drift(compared: LayerComparison) -> list[Found]:
     """Drift at every place, in the order of computation."""
     chance = CHANCE / max(len(compared.places), 1)
     return [
-        Found(
-            place, clustered_mean(place.variation, compared.units),
-            clustered_mean(place.variation - place.noise, compared.units).above(chance) > 0,
-        )
+        Found(place, clustered_mean(place.variation, compared.units), *_noise(place.noise, compared.units, chance))
         for place in compared.places
-    ]  # fmt: skip
+    ]
+
+
+def _noise(draws: Sequence[torch.Tensor], units: torch.Tensor, chance: float) -> tuple[float, float]:
+    """The mean drift of noise, and what it may reach by chance: infinite where one document cannot tell."""
+    means = [clustered_mean(draw, units) for draw in draws] or [_NO_NOISE]
+    return sum(each.mean for each in means) / len(means), max(TIMES * each.mean + each.reach(chance) for each in means)
 
 
 def state_facts(compared: LayerComparison) -> list[Facts]:
@@ -82,12 +96,11 @@ def state_facts(compared: LayerComparison) -> list[Facts]:
 def _relative(found: StateDrift, draws: Sequence[StateDrift], units: torch.Tensor, chance: float) -> Facts:
     assert found.relative is not None
     assert found.cosine is not None
-    shaken = [each.relative for each in draws if each.relative is not None]
-    noise = torch.stack(shaken).mean(0) if shaken else torch.zeros_like(found.relative)
+    noise, bound = _noise([each.relative for each in draws if each.relative is not None], units, chance)
+    mean = float(found.relative.mean())
     return {
-        "relative": rounded(float(found.relative.mean())), "cosine": rounded(float(found.cosine.mean())),
-        "noise": rounded(float(noise.mean())),
-        "drifted": clustered_mean(found.relative - noise, units).above(chance) > 0,
+        "relative": rounded(mean), "cosine": rounded(float(found.cosine.mean())),
+        "noise": rounded(noise), "drifted": mean > bound,
     }  # fmt: skip
 
 
