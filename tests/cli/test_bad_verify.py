@@ -99,6 +99,13 @@ class TestNumbers:
 
 
 class TestFiles:
+    def test_layer_labels(self, verify: Refused, tmp_path: Path) -> None:
+        assert "--layer-labels 'kinds': is neither known nor a file; did you mean 'kind'" in verify(
+            "--layers", "--layer-labels", "kinds"
+        )
+        path = lines(tmp_path / "labels.jsonl", {"text": "So."})
+        assert "line 1" in verify("--layers", "--layer-labels", path)
+
     @pytest.mark.parametrize("option", ["--prompts", "--questions", "--benign", "--capability"])
     @pytest.mark.parametrize(
         ("records", "says"),

@@ -15,6 +15,8 @@ from featherweight.core.receipt import read_ledger
 from featherweight.core.source import open_folder
 from featherweight.export.gguf import write_gguf
 from featherweight.measure.llama_runtime import serve
+from featherweight.measure.monitor import score_texts
+from featherweight.measure.monitor_folder import load_monitor
 from featherweight.testing.policy_canary import Canary, write_canary
 from featherweight.verify.gate import Verdict
 
@@ -92,7 +94,9 @@ def test_layers_inform_and_decide_only_by_a_limit(
     assert layers.checks == ()
     assert layers.facts["first_difference"] is None
     assert same.verdict is Verdict.PASS
-    assert "Where it begins to differ" in (tmp_path / "verdict" / "report.html").read_text()
+    assert "Drift of the hidden states" in (tmp_path / "verdict" / "report.html").read_text()
+    monitor = load_monitor(tmp_path / "verdict" / "monitor", open_folder(tiny))
+    assert len(score_texts(monitor, open_folder(tiny), ["What is rain?"])) == 1
     damaged = damaged_block(tiny, tmp_path / "damaged")
     other = fw.verify(tiny, damaged, layer_limit="1%", quality=0.01, **options)
     layers = other.children[0].section("layers")

@@ -55,6 +55,10 @@ def verify(
     layer_limit: Annotated[
         str | None, typer.Option(help="most drift of any layer; by default layers only inform")
     ] = None,
+    layer_labels: Annotated[
+        str, typer.Option(help="what layers are asked: kind, frequency, hash, domain, or a .jsonl of texts with labels")
+    ] = "kind",
+    restore: Annotated[bool, typer.Option("--restore", help="measure what putting back each layer brings")] = False,
     engine: Url = None,
     parent_engine: Annotated[str | None, typer.Option(help="address of a server that answers for the parent")] = None,
     served: Annotated[str, typer.Option("--served-model", help="name of the model at these addresses")] = "",
@@ -111,6 +115,8 @@ def verify(
         margin=margin,
         layers=layers,
         layer_limit=layer_limit,
+        layer_labels=layer_labels,
+        restore=restore,
         engine=engine,
         parent_engine=parent_engine,
         served=served,

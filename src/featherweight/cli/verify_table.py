@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from featherweight.cli.layer_table import print_layers
 from featherweight.cli.tables import new_table, percent
 from featherweight.core.budget import format_bytes
 
@@ -66,23 +67,9 @@ def _print_child(console: Console, child: Verified) -> None:
     _print_reasons(console, child.checks)
     layers, safety = child.section("layers"), child.section("safety")
     if layers is not None:
-        _print_layers(console, layers.facts)
+        print_layers(layers.facts)
     for each in safety.facts["warnings"] if safety is not None else ():
         console.print(f"note: {each}", highlight=False, markup=False)
-
-
-def _print_layers(console: Console, facts: Mapping[str, Any]) -> None:
-    """Where the child begins to differ, and what contributes most."""
-    table = new_table("layers", "", "by")
-    for label, key in (("first difference", "first_difference"), ("first beyond noise", "first_drift")):
-        place = facts[key]
-        where = "nowhere" if place is None else f"{place['module']}, {place['side']}"
-        table.add_row(label, where, "" if place is None else f"{place['drift']:.4f}")
-    most = facts["most"]
-    table.add_row("contributes most", most["name"] if most else "nothing", f"{most['value']:.4f}" if most else "")
-    console.print(table)
-    for note in facts["notes"]:
-        console.print(f"note: {note}", highlight=False, markup=False)
 
 
 def _print_ranking(console: Console, result: Verification) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from featherweight.report.charts import ACCENT, BAD, GOOD, INK, SOFT, domains, layout
+from featherweight.report.layer_charts import layer_figures
 
-_NAMED = 40  # places whose names fit below a chart
 Titled = tuple[str, str, Any]
 """A title, a sentence on how to read the picture, and the figure."""
 
@@ -75,40 +75,8 @@ def _safety(facts: Mapping[str, Any]) -> Iterator[Titled]:
 
 
 def _layers(facts: Mapping[str, Any]) -> Iterator[Titled]:
-    import plotly.graph_objects as go
-
-    rows = facts["rows"]
-    if rows:
-        names = [_place(each) for each in rows]
-        figure = go.Figure(layout=layout(420, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}))
-        spans = [each["interval"] or [each["drift"]] * 2 for each in rows]
-        drifts = [each["drift"] for each in rows]
-        figure.add_scatter(
-            x=names, y=drifts, mode="lines+markers", name="drift", error_y=reach(drifts, spans),
-            line={"color": ACCENT, "width": 1}, marker={"color": [BAD if each["drifted"] else SOFT for each in rows]},
-        )  # fmt: skip
-        figure.add_scatter(
-            x=names, y=[each["noise"] for each in rows], mode="lines", name="noise", line={"color": INK, "dash": "dot"}
-        )
-        figure.update_xaxes(showticklabels=len(rows) <= _NAMED, title="modules in the order of computation")
-        figure.update_yaxes(title="drift", rangemode="tozero")
-        note = "How far each module's reading is from the parent's, with 95 % intervals; red is beyond rounding noise."
-        yield "Where it begins to differ", note, figure
-    states = [each for each in facts["states"] if each["relative"] is not None]
-    if states:
-        figure = go.Figure(layout=layout(320, showlegend=False))
-        figure.add_bar(
-            x=[each["name"] for each in states], y=[each["relative"] for each in states],
-            marker={"color": [BAD if each["drifted"] else SOFT for each in states]},
-        )  # fmt: skip
-        figure.update_yaxes(title="relative error", rangemode="tozero")
-        yield "Hidden states", "Relative error of each layer's hidden states against the parent's.", figure
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    """A place in a few characters: what all names begin with says nothing."""
-    name = str(row["module"]).removeprefix("model.").removeprefix("layers.")
-    return name if row["side"] == "prediction" else f"{name} {row['side']}"
+    for each in layer_figures(facts):
+        yield each.title, "", each.figure
 
 
 _MAKERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Titled]]] = {

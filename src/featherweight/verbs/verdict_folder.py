@@ -6,6 +6,7 @@
     verdict.sarif   for code scanning
     ledger.jsonl    a receipt for each section, chained; `featherweight verify --ledger` checks it
     safety/         receipts of every answer, and the flips for `featherweight adjudicate`, where safety was compared
+    monitor/        scores how usual a request is, where layers were compared (`measure.monitor_folder.load_monitor`)
 
 Each section is receipted as soon as it is there.
 """
@@ -35,6 +36,7 @@ from featherweight.verify.section import Section
 from featherweight.verify.verification import Verification, section_facts
 
 LEDGER, VERDICT, PAGE, JUNIT, SARIF = "ledger.jsonl", "verdict.json", "report.html", "junit.xml", "verdict.sarif"
+MONITOR = "monitor"
 _FLIPS = 24  # of the safety comparison, kept in verdict.json
 
 
@@ -49,6 +51,7 @@ class Record:
     def __init__(self, folder: Path | None, scratch: Path | None = None) -> None:
         self.folder = folder
         self.safety = (folder or scratch or Path()) / SAFETY
+        self.monitor = folder and folder / MONITOR
         self._ledger = None if folder is None else Ledger(folder / LEDGER)
 
     def sections(self, child: Child, sections: Sequence[Section]) -> None:

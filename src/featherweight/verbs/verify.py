@@ -65,6 +65,8 @@ def verify(
     margin: str | float | None = None,
     layers: bool = False,
     layer_limit: str | float | None = None,
+    layer_labels: str | Path = "kind",
+    restore: bool = False,
     engine: str | None = None,
     parent_engine: str | None = None,
     served: str = "",
@@ -102,6 +104,9 @@ def verify(
         margin: how much of each may be lost; None = what the policy says, or 2 %.
         layers: look layer by layer for where the child begins to differ.
         layer_limit: most drift of any layer; None = the layers inform and decide nothing.
+        layer_labels: what layers are asked about: "kind", "frequency" or "hash" of the next token, "domain" of the
+            text, or a .jsonl file of texts with labels.
+        restore: measure what putting back each layer would bring.
         engine: address of an OpenAI-compatible server that is judged in the child's place.
         parent_engine: address of one that answers for the parent.
         served: name of the model at these addresses.
@@ -123,7 +128,7 @@ def verify(
         quality=quality, domain_quality=domain_quality, kl=kl, agreement=agreement, memory=memory, text=text,
         answers=answers, answer_tokens=answer_tokens, questions=questions, tolerance=tolerance, tasks=tasks,
         task_limit=task_limit, task_margin=task_margin, safety=safety, margin=margin, layers=layers,
-        layer_limit=layer_limit, timeout=timeout, settings=settings,
+        layer_limit=layer_limit, layer_labels=layer_labels, restore=restore, timeout=timeout, settings=settings,
         case_files={role: path for role, path in files.items() if path is not None},
     )  # fmt: skip
     run = Run(seed=wanted.settings.seed, device=wanted.settings.device, progress=progress or Progress(), store=Store())
@@ -142,7 +147,9 @@ def _verified(parent: Parent, children: Sequence[Child], record: Record, started
     verified = []
     parent.folder = record.safety
     for number, child in enumerate(children, start=1):
-        child.folder = record.safety / str(number) if len(children) > 1 else record.safety
+        several = len(children) > 1
+        child.folder = record.safety / str(number) if several else record.safety
+        child.monitor = record.monitor and (record.monitor / str(number) if several else record.monitor)
         sections = sections_of(child)
         record.sections(child, sections)
         verified.append(Verified(child.name, sections, child.facts()))

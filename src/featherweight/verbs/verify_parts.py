@@ -11,15 +11,16 @@ from featherweight.core.budget import format_bytes
 from featherweight.core.errors import FormatError
 from featherweight.core.model import Model
 from featherweight.export.exporters import exporter
-from featherweight.measure.probe_rows import next_token_rows
+from featherweight.measure.layer_compare import compare_layers
+from featherweight.measure.monitor import monitor_of
+from featherweight.measure.monitor_folder import save_monitor
 from featherweight.measure.quality import by_domain, compare, summarize
 from featherweight.measure.served_answers import differences
 from featherweight.measure.task_items import task_items
-from featherweight.measure.token_classes import classes_by_kind
 from featherweight.verbs.verify_subjects import Child
 from featherweight.verify.gate import Check, Verdict, tokenizer_check
 from featherweight.verify.generation_section import answered_cases, generation_section
-from featherweight.verify.layer_audit import layers_section
+from featherweight.verify.layer_audit import restored_layers, section_of
 from featherweight.verify.quality_section import quality_section
 from featherweight.verify.section import Section
 from featherweight.verify.served_section import served_section
@@ -95,13 +96,18 @@ def safety_part(child: Child) -> list[Section]:
 
 
 def layers_part(child: Child) -> list[Section]:
-    """At which layer the child begins to reason otherwise than its parent, seen at what kind of token comes next."""
+    """At which layer the child begins to reason otherwise than its parent; the monitor of requests is kept."""
     parent, wanted = child.parent, child.parent.wanted
-    if child.model is None or not wanted.layers:
+    if child.model is None or wanted.layers is None:
         return []
-    classes = classes_by_kind(parent.model.tokenizer, int(parent.model.settings["vocab_size"]))
-    fit, audit = (next_token_rows(rows, classes) for rows in (parent.rows.calibration, parent.rows.held_out))
-    return [layers_section(parent.model, child.model, fit, audit, parent.run, limit=wanted.layer_limit)]
+    fit, audit = wanted.layers.rows(parent.model, parent.run.seed, lambda: parent.rows)
+    compared = compare_layers(parent.model, child.model, fit, audit, parent.run)
+    restored, notes = (
+        restored_layers(parent.model, child.model, audit, parent.run) if wanted.layers.restore else (None, [])
+    )
+    if child.monitor is not None:
+        save_monitor(monitor_of(compared.peepholes, fit, [parent.model, child.model]), child.monitor)
+    return [section_of(compared, wanted.layers.limit, restored, parent.model.parameters, notes)]
 
 
 PARTS: tuple[Part, ...] = (bytes_part, quality_part, generation_part, tasks_part, safety_part, layers_part)

@@ -112,6 +112,7 @@ class Child:
         parent: what it is compared with.
         engine: a server that answers for it; None = the file does.
         folder: where receipts of the safety comparison are kept.
+        monitor: where the monitor of its requests is written; None = it is not kept.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Child:
     parent: Parent
     engine: Connector | None = None
     folder: Path = Path()
+    monitor: Path | None = None
 
     @property
     def path(self) -> str | None:

@@ -19,6 +19,7 @@ from featherweight.core.writers import is_address
 from featherweight.measure.answers import Generation
 from featherweight.measure.labelling import labeller_of
 from featherweight.measure.tasks import check_tasks
+from featherweight.verbs.layers_wanted import LayersWanted, read_layers
 from featherweight.verbs.prepare import Settings, check_device, read_text
 from featherweight.verbs.safety import policy_of
 from featherweight.verify.generation_section import TOLERANCE
@@ -37,6 +38,7 @@ class Wanted:
         cases: conversations of the generation checks; None = none are wanted.
         documents: the user's text; None = the default text.
         policy: cases and margins of the safety comparison; None = it is not wanted.
+        layers: how layers are looked at; None = they are not.
     """
 
     quality: float | None
@@ -53,8 +55,7 @@ class Wanted:
     task_limit: int | None
     task_margin: float
     policy: Policy | None
-    layers: bool
-    layer_limit: float | None
+    layers: LayersWanted | None
     settings: Settings = field(default_factory=Settings)
 
     def facts(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class Wanted:
             "cases": None if cases is None else {"digest": cases.digest, "count": len(cases)},
             "generation": self.generation.to_dict(), "tolerance": self.tolerance,
             "tasks": list(self.tasks), "task_limit": self.task_limit, "task_margin": self.task_margin,
-            "layers": self.layers, "layer_limit": self.layer_limit, "seed": self.settings.seed,
+            "layers": None if self.layers is None else self.layers.facts(), "seed": self.settings.seed,
             "device": self.settings.device, "safety": None if policy is None else safety_facts(policy),
         }  # fmt: skip
 
@@ -102,6 +103,8 @@ def read_wanted(
     margin: str | float | None = None,
     layers: bool = False,
     layer_limit: str | float | None = None,
+    layer_labels: str | Path = "kind",
+    restore: bool = False,
     timeout: float = 60.0,
     settings: Settings | None = None,
 ) -> Wanted:
@@ -138,8 +141,7 @@ def read_wanted(
         task_limit=task_limit,
         task_margin=parse_margin(task_margin, "task-margin"),
         policy=_policy(safety, case_files or {}, margin),
-        layers=layers or layer_limit is not None,
-        layer_limit=None if layer_limit is None else parse_margin(layer_limit, "layer-limit"),
+        layers=read_layers(layer_limit, layer_labels, restore) if layers or layer_limit is not None else None,
         settings=settings,
     )
 

@@ -67,11 +67,12 @@ def layers_section(
         draws: of noise.
     """
     compared = compare_layers(parent, child, fit, audit, run, settings, draws)
-    restored, notes = _restored(parent, child, audit, run) if restore else (None, [])
+    restored, notes = restored_layers(parent, child, audit, run) if restore else (None, [])
     return section_of(compared, limit, restored, parent.parameters, notes)
 
 
-def _restored(parent: Model, child: Model, audit: ProbeRows, run: Run) -> tuple[Restoration | None, list[str]]:
+def restored_layers(parent: Model, child: Model, audit: ProbeRows, run: Run) -> tuple[Restoration | None, list[str]]:
+    """What putting back each layer brings; or none, and the sentence that says why."""
     try:
         return restoration(parent, child, audit.first(_RESTORED_TOKENS), run), []
     except CheckpointError as error:
