@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featherweight.core.budget import format_bytes
 from featherweight.report import verdict_charts
+from featherweight.report.template import chart, filled
 
 _MARKS = {"pass": "met", "fail": "missed", "cannot tell": "open"}
 _SHOWN = 12  # cases side by side
@@ -22,21 +22,11 @@ def render(verdict: Mapping[str, Any]) -> str:
     Args:
         verdict: what `verdict.json` holds.
     """
-    import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("featherweight.report", ""), autoescape=True, undefined=jinja2.ChainableUndefined
-    )
-    environment.globals["bytes"] = format_bytes
-    environment.globals["marks"] = _MARKS
     content = verdict["content"]
     children = [_child(number, child) for number, child in enumerate(content["children"])]
-    return environment.get_template("verdict.html.jinja").render(
-        verdict=verdict, content=content, children=children, ranking=_ranking(content),
-        ranking_chart=_html("ranking", verdict_charts.ranking(content)) if content["ranking"] else "",
-        plotly_js=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+    return filled(
+        "verdict.html.jinja", verdict=verdict, content=content, children=children, ranking=_ranking(content),
+        ranking_chart=chart(verdict_charts.ranking(content), "ranking") if content["ranking"] else "", marks=_MARKS,
     )  # fmt: skip
 
 
@@ -47,7 +37,7 @@ def _child(number: int, child: Mapping[str, Any]) -> dict[str, Any]:
     for name, section in sections.items():
         for title, note, figure in verdict_charts.figures(name, section["facts"]):
             key = f"{number}-{len(figures)}"
-            figures.append({"title": title, "note": note, "chart": _html(key, figure)})
+            figures.append({"title": title, "note": note, "chart": chart(figure, key)})
     answered = [section["facts"]["cases"] for name, section in sections.items() if name.startswith("generation")]
     return {
         **child, "figures": figures, "changed": _changed(answered[0]) if answered else [],
@@ -86,14 +76,3 @@ def _ranking(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     ranked = [{"name": name, "closeness": closeness, "vetoed": []} for name, closeness in ranking["ranked"]]
     out = [{"name": name, "closeness": None, "vetoed": missed} for name, missed in ranking["vetoed"].items()]
     return [{**row, "child": by_name[row["name"]]} for row in [*ranked, *out]]
-
-
-def _html(key: str, figure: Any) -> Any:
-    from markupsafe import Markup
-
-    config = {"responsive": True, "displayModeBar": False}
-    return Markup(
-        figure.to_html(
-            full_html=False, include_plotlyjs=False, config=config, div_id=f"chart-{key}", default_width="100%"
-        )
-    )

@@ -47,7 +47,7 @@ def _judged(prompts: int, both: int, differences: Sequence[Difference], near_tie
     if both < prompts:
         return Verdict.CANNOT_TELL, f"{prompts - both} of {prompts} prompts lack an answer"
     if worst is not None:
-        return Verdict.PASS, f"all {len(differences)} differences are near ties; the widest: {_told(worst)}"
+        return Verdict.PASS, f"{len(differences)} differ, at near ties only; the widest: {_told(worst)}"
     return Verdict.PASS, "every answer is the same"
 
 
