@@ -26,6 +26,8 @@ from featherweight.measure.answers import Answer
 from featherweight.measure.llama_runtime import LlamaRuntime, serve
 from featherweight.measure.served_answers import differences
 from featherweight.testing.tiny import tiny_model
+from featherweight.verbs.fit import FitResult
+from featherweight.verbs.verify_wanted import memory_limit_of
 from featherweight.verify.gate import Verdict
 from featherweight.verify.verification import Verification
 
@@ -112,6 +114,22 @@ class TestSeveral:
         assert ended.status == 1
         assert "No child is acceptable." in ended.out
         assert ended.out.rstrip().endswith("fail")
+
+
+class TestRuns:
+    """A model that fit made is held to the budget that it was made for."""
+
+    def test_bytes(self, command: Command, trained: Path, fitted: FitResult) -> None:
+        ended = command("verify", trained, fitted.folder / "final", "--quality", "1%", "--answers", "0", "--quiet")
+        assert ended.status == 0, ended
+        assert re.search(r"bytes: \d+ bytes to spare", ended.out)
+
+    def test_limits(self, fitted: FitResult, tmp_path: Path) -> None:
+        limit = fitted.facts["limits"]["memory"]
+        assert (
+            memory_limit_of(fitted.folder / "final") == memory_limit_of(fitted.folder / "final" / "model.gguf") == limit
+        )
+        assert memory_limit_of(tmp_path / "final") is None
 
 
 class TestServed:
