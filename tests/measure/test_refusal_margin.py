@@ -12,8 +12,11 @@ import torch
 from featherweight.core.cases import CaseSet, user_case
 from featherweight.core.errors import DataError
 from featherweight.core.labels import Role
+from featherweight.core.model import Model
 from featherweight.core.policy import Openings
+from featherweight.core.run import Run
 from featherweight.core.source import open_folder
+from featherweight.core.technique import build
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
 from featherweight.measure.early_signals import early_signals
 from featherweight.measure.refusal_margin import divergence, opening_ids, prompt_ids, start_of_answers
@@ -110,3 +113,16 @@ def test_a_prompt_is_what_the_connector_asks(tiny: Path) -> None:
     model = open_folder(tiny)
     conversation = SETS[Role.DIRECT].cases[0].messages
     assert prompt_ids(model.tokenizer, conversation) == HuggingFaceConnector(model)._prompt(conversation, 4)
+
+
+@pytest.mark.real
+def test_a_real_model_moves_when_it_is_rounded(smollm: Model) -> None:
+    """Its refusal rate is too low to say anything; margins and divergences do say something."""
+    asked = {role: CaseSet(cases.name, cases.cases[:3]) for role, cases in SETS.items()}
+    rounded = build("rtn", {"format": "int4-g64"}).apply(smollm, Run())
+    found = early_signals(HuggingFaceConnector(smollm), HuggingFaceConnector(rounded), asked, Openings())
+    assert found["ratio"] > 0
+    for each in found["sets"].values():
+        assert each["parent_margin"] < 0  # it would rather answer
+        assert 0 < each["kl"] < 5
+        assert each["change"] != 0
