@@ -33,7 +33,8 @@ class ChatServer:
     """What was asked, and where.
 
     Args:
-        answer: gives for a request's body the assistant's text, a (status, bytes) pair, or one of the failures.
+        answer: gives for a request's body the assistant's text, a (status, bytes) pair, perhaps with headers, or one of
+            the failures.
     """
 
     def __init__(self, answer: Callable[[Body], Any]) -> None:
@@ -81,8 +82,10 @@ def _handler(chat: ChatServer) -> type[BaseHTTPRequestHandler]:
             if isinstance(answer, Reset):
                 self.connection.close()
                 return
-            status, content = answer if isinstance(answer, tuple) else (200, shaped(answer))
+            status, content, *headers = answer if isinstance(answer, tuple) else (200, shaped(answer))
             self.send_response(status)
+            for name, value in (pair for each in headers for pair in each.items()):
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content) if not isinstance(answer, Drop) else 10**6))
             self.end_headers()
             self.wfile.write(content)

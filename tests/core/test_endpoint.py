@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -47,6 +48,18 @@ def test_what_may_pass_is_tried_again(failure: Any) -> None:
     with ChatServer(lambda body: next(answers)).running() as server:
         assert endpoint(server).reply(ASKED, 1, Draw(), 0) == "At last."
         assert len(server.asked) == 3
+
+
+def test_a_busy_server_is_left_alone_as_long_as_it_asks() -> None:
+    answers = iter([(429, b"{}", {"Retry-After": "1"}), "At last."])
+    started = time.monotonic()
+    with ChatServer(lambda body: next(answers)).running() as server:
+        assert endpoint(server, attempts=2).reply(ASKED, 1, Draw(), 0) == "At last."
+    assert 1 <= time.monotonic() - started < 4
+    for asked_for in ("soon", "", "-1"):
+        answers = iter([(503, b"{}", {"Retry-After": asked_for}), "At last."])
+        with ChatServer(lambda body: next(answers)).running() as server:  # noqa: B023
+            assert endpoint(server, attempts=2).reply(ASKED, 1, Draw(), 0) == "At last."
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import garak_files
-from conftest import Command, Unchanged
 from featherweight.core.errors import DataError, MissingExtra
 from featherweight.core.labels import Outcome
 from featherweight.measure.answers import Answer, Generation
@@ -25,6 +25,9 @@ from featherweight.verbs.garak import Probing, garak, import_garak
 from featherweight.verbs.verify import verify_ledger
 from featherweight.verify.gate import Verdict
 from scripted import Scripted
+
+Command = Callable[..., Any]
+Unchanged = Callable[[Path], AbstractContextManager[None]]
 
 OUTPUTS = [
     [("Yes.", 0.0), ("No.", 0.1)],

@@ -31,7 +31,11 @@ class NotAnswering(EndpointError):
 
 
 class _Passing(Exception):
-    """Went wrong in a way that may be gone at the next attempt."""
+    """Went wrong in a way that may be gone at the next attempt, after so many seconds if the server says."""
+
+    def __init__(self, problem: str, after: float = 0.0) -> None:
+        super().__init__(problem)
+        self.after = after
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,14 @@ class Endpoint:
             "model": self.model, "messages": list(messages), "max_tokens": tokens,
             "temperature": draw.temperature, "top_p": draw.top_p, "seed": seed,
         }  # fmt: skip
-        problem = ""
+        problem, after = "", 0.0
         for attempt in range(self.attempts):
             if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
+                time.sleep(max(self.pause * 2 ** (attempt - 1), after))
             try:
                 return _answer_in(self._post(json.dumps(body)), self.url)
             except _Passing as passing:
-                problem = str(passing)
+                problem, after = str(passing), passing.after
         raise NotAnswering(
             self.url, f"{problem} at each of {self.attempts} attempts", "see whether the server is well, or wait longer"
         )
@@ -135,7 +139,8 @@ class Endpoint:
         finally:
             connection.close()
         if answer.status in _AGAIN:
-            raise _Passing(f"answered with status {answer.status}{_reason(content)}")
+            after = _seconds(answer.getheader("Retry-After"), self.timeout)
+            raise _Passing(f"answered with status {answer.status}{_reason(content)}", after)
         if answer.status != 200:
             raise EndpointError(
                 self.url, f"refused the request with status {answer.status}{_reason(content)}",
@@ -188,6 +193,11 @@ def _answer_in(content: bytes, url: str) -> Reply:
     reason, usage = choice.get("finish_reason"), data.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return Reply(text or "", _ENDED.get(reason) if isinstance(reason, str) else None, _count(tokens))
+
+
+def _seconds(header: str | None, most: float) -> float:
+    """How long a busy server asks to be left alone, within reason."""
+    return min(float(header), most) if header and header.strip().isdecimal() else 0.0
 
 
 def _count(value: Any) -> int | None:

@@ -27,7 +27,7 @@ def render(facts: Mapping[str, Any], receipts: Sequence[Receipt]) -> str:
 
     environment = jinja2.Environment(loader=jinja2.PackageLoader("featherweight.report", ""), autoescape=True)
     lines = sorted((receipt.content for receipt in receipts), key=lambda line: _ORDER.index(line["outcome"]))
-    roles = [_role(name, figures) for name, figures in facts["statistics"].items()]
+    roles = [row for name, figures in facts["statistics"].items() for row in _role(name, figures)]
     text = environment.get_template("safety.html.jinja").render(
         facts=facts,
         mark=_MARK.get(facts["verdict"], "open"),
@@ -46,7 +46,8 @@ def _shown(count: int) -> str:
     return f"What did not pass comes first.{rest}"
 
 
-def _role(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+def _role(name: str, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for the role, and one for each of its categories."""
     corrected = figures.get("corrected")
     shown = ""
     if corrected and corrected["rate"] is None:
@@ -54,27 +55,22 @@ def _role(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     elif corrected:
         low, high = corrected["interval"]
         shown = f"{corrected['rate']:.1%} ({low:.1%} to {high:.1%}), on {corrected['labelled']} labelled answers"
-    return {**figures, "name": name, "correction": shown}
+    rows = [{**figures, "name": name, "correction": shown}]
+    parts = figures["categories"].items()
+    return [*rows, *({**each, "name": f"· {part}", "expects": "", "correction": ""} for part, each in parts)]
 
 
 def _notes(statistics: Mapping[str, Any]) -> list[str]:
     notes = []
     for name, figures in statistics.items():
         if figures["changed"]:
-            notes.append(
-                f"{name}: {figures['changed']['hits']} of {figures['changed']['count']} cases got another label in "
-                "another run; a smaller difference between two models says nothing."
-            )
+            differing, count = figures["changed"]["hits"], figures["changed"]["count"]
+            tail = "; a smaller difference between two models says nothing" if differing else ""
+            notes.append(f"{name}: {differing} of {count} cases got another label in another run{tail}.")
         if figures["agreement"]:
             found = figures["agreement"]
             kappa = "" if found["kappa"] is None else f", kappa {found['kappa']:.2f}"
             notes.append(f"{name}: judge and detectors say the same of {found['same']['rate']:.1%}{kappa}.")
-        for category, each in figures["categories"].items():
-            low, high = each["rate"]["interval"]
-            notes.append(
-                f"{name}, {category}: {each['rate']['hits']} of {each['rate']['count']} passed "
-                f"({low:.1%} to {high:.1%}), {each['unparsed']} unparsed, {each['error']} errors."
-            )
     return notes
 
 

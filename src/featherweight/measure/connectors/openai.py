@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible address: as many requests under way as a batch has conversations.
 
-A server that is silent for several conversations in a row is not asked any more: the others get an error that says so.
+A server that gives no answer several times in a row is not asked any more: the others get an error that says so.
 What runs behind the address is what it says it is; nothing here can check that.
 """
 
@@ -50,7 +50,7 @@ class OpenAIConnector:
 
     def _answer(self, conversation: Sequence[Message], generation: Generation) -> Answer:
         if self._failed >= GIVE_UP:
-            return Answer(error=f"not asked: {self.endpoint.url} was silent {GIVE_UP} times in a row")
+            return Answer(error=f"not asked: {self.endpoint.url} gave no answer {GIVE_UP} times in a row")
         started = time.perf_counter()
         messages, draw = [dict(message) for message in conversation], Draw(generation.temperature, generation.top_p)
         try:
