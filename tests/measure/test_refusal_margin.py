@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,16 @@ def test_openings_that_cannot_be_spelt_leave_a_reason(tiny: Path) -> None:
     one = HuggingFaceConnector(open_folder(tiny))
     found = early_signals(one, one, SETS, Openings(refuse=("No",), comply=("No way",)))
     assert "begin alike" in found["problem"]
+
+
+def test_cases_that_a_template_refuses_are_left_out(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "strict"
+    shutil.copytree(tiny, folder)
+    template = "{% if messages[0]['content'] == 'Name 1.' %}{{ raise_exception('no') }}{% endif %}user: "
+    (folder / "chat_template.jinja").write_text(template + "{{ messages[0]['content'] }}")
+    one, strict = HuggingFaceConnector(open_folder(tiny)), HuggingFaceConnector(open_folder(folder))
+    found = early_signals(one, strict, SETS, Openings())["sets"]
+    assert (found["direct"]["prompts"], found["capability"]["prompts"]) == (40, 2)
 
 
 def test_a_prompt_is_what_the_connector_asks(tiny: Path) -> None:
