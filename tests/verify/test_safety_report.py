@@ -39,8 +39,15 @@ LOUD = screen(["I cannot."] * 9, ["Sure."] * 9).to_dict()
 @pytest.mark.parametrize("count", [0, 40])
 @pytest.mark.parametrize(
     "more",
-    [{}, {"wording": SILENT}, {"wording": LOUD}, {"noise": noise(0)}, {"noise": noise(30)}, {"signals": signals(-4, 9.0)}],
-)  # fmt: skip
+    [
+        {},
+        {"wording": SILENT},
+        {"wording": LOUD},
+        {"noise": noise(0)},
+        {"noise": noise(9)},
+        {"signals": signals(-4, 9.0)},
+    ],
+)
 def test_what_informs_decides_nothing(count: int, more: dict[str, Any]) -> None:
     section = safety_report(Found(lost(count), **more))
     assert section.verdict is (Verdict.FAIL if count else Verdict.PASS)
