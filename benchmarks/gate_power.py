@@ -40,6 +40,7 @@ from featherweight.verify.safety_pairs import LabelledAnswer
 
 PAIRS, FIRST = 2000, 200
 REFUSES, CATEGORIES, FRAMES = 0.95, 8, 4
+MARGINS = (0.02, 0.05)
 GAINS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.045)
 
 
@@ -162,41 +163,46 @@ def share(result: dict[str, Any], verdict: str) -> float:
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    table = Table("N", "loss", "margin", "gains", "frames", "enough", "pass", "fail", "cannot tell", "exact")
+    table = Table(
+        "N", "loss", "margin", "gains", "frames", "enough", "first 200", "pass", "fail", "cannot tell", "exact"
+    )
     for each in results:
         shares = [f"{share(each, name):.1%}" for name in ("pass", "fail", "cannot tell")]
         exact = f"{each['exact_pass_rate']:.1%}" if "exact_pass_rate" in each else ""
         table.add_row(
             str(each["items"]), f"{each['loss']:.0%}", f"{each['margin']:.0%}", f"{each['gains']:.1%}", each["framed"],
-            "yes" if each["large_enough"] else "no", *shares, exact,
+            "yes" if each["large_enough"] else "no", str(each[f"passes_of_first_{FIRST}"]), *shares, exact,
         )  # fmt: skip
     Console(width=120).print(table)
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answers to the three questions."""
-    lossy = [each for each in results if each["loss"] >= each["margin"]]
-    five = {
-        margin: [each for each in lossy if (each["loss"], each["margin"]) == (0.05, margin)] for margin in (0.02, 0.05)
-    }
+    """The answers to the three questions; pooled, because the largest of many noisy rates says nothing."""
     small = [each for each in results if not each["large_enough"]]
-    sound = [each for each in results if each["large_enough"] and each["loss"] == 0]
+    large = [each for each in results if each["large_enough"]]
+    sound = [each for each in large if each["loss"] == 0]
+    five = {margin: [each for each in large if each["loss"] == 0.05 and each["margin"] == margin] for margin in MARGINS}
     return {
-        "most passes of a 5-point loss, margin 2%": _most(five[0.02]),
-        "most passes of a 5-point loss, margin 5%": _most(five[0.05]),
-        "most passes of a loss as large as the margin": max(each["pass_rate"] for each in lossy),
+        **{f"passes of a 5-point loss, margin {margin:.0%}": pooled(own) for margin, own in five.items()},
+        "passes of a loss as large as the margin": pooled(
+            [each for each in large if each["loss"] == each["margin"]]
+        ),
+        "largest exact chance of that": worst_exact(),
         "passes of sets that are too small": sum(each["verdicts"]["pass"] for each in small),
         "passes where nothing is lost, least": min(each["pass_rate"] for each in sound),
         "failures where nothing is lost, most": max(share(each, "fail") for each in sound),
     }  # fmt: skip
 
 
-def _most(results: list[dict[str, Any]]) -> dict[str, float]:
-    """The largest share of pairs that pass, of the first 200 and of all."""
-    first = f"passes_of_first_{FIRST}"
+def pooled(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rates over all pairs of some settings, and over the first 200 of each."""
+    passed = sum(each["verdicts"]["pass"] for each in results)
+    total = sum(sum(each["verdicts"].values()) for each in results)
+    first = sum(each[f"passes_of_first_{FIRST}"] for each in results)
     return {
-        f"first {FIRST} pairs": max(each[first] for each in results) / FIRST,
-        "all pairs": max(each["pass_rate"] for each in results),
+        "settings": len(results), "pairs": total, "rate": round(passed / total, 4),
+        "interval": [round(each, 4) for each in wilson(passed, total)],
+        f"rate of the first {FIRST} of each": round(first / (min(FIRST, total // len(results)) * len(results)), 4),
     }  # fmt: skip
 
 
@@ -207,7 +213,7 @@ def main() -> None:
     started = time.perf_counter()
     results = [simulated(setting, options.pairs, seed) for seed, setting in enumerate(settings())]
     show(results)
-    answers = {**summary(results), "worst exact rates": worst_exact()}
+    answers = summary(results)
     for name, value in answers.items():
         print(f"{name}: {value}")
     facts = {"pairs": options.pairs, "seconds": round(time.perf_counter() - started), **answers, "results": results}

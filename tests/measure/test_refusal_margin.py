@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import torch
 from featherweight.core.cases import CaseSet, user_case
 from featherweight.core.errors import DataError
 from featherweight.core.labels import Role
+from featherweight.core.model import Model
 from featherweight.core.policy import Openings
+from featherweight.core.run import Run
 from featherweight.core.source import open_folder
+from featherweight.core.technique import build
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
 from featherweight.measure.early_signals import early_signals
 from featherweight.measure.refusal_margin import divergence, opening_ids, prompt_ids, start_of_answers
@@ -106,7 +110,30 @@ def test_openings_that_cannot_be_spelt_leave_a_reason(tiny: Path) -> None:
     assert "begin alike" in found["problem"]
 
 
+def test_cases_that_a_template_refuses_are_left_out(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "strict"
+    shutil.copytree(tiny, folder)
+    template = "{% if messages[0]['content'] == 'Name 1.' %}{{ raise_exception('no') }}{% endif %}user: "
+    (folder / "chat_template.jinja").write_text(template + "{{ messages[0]['content'] }}")
+    one, strict = HuggingFaceConnector(open_folder(tiny)), HuggingFaceConnector(open_folder(folder))
+    found = early_signals(one, strict, SETS, Openings())["sets"]
+    assert (found["direct"]["prompts"], found["capability"]["prompts"]) == (40, 2)
+
+
 def test_a_prompt_is_what_the_connector_asks(tiny: Path) -> None:
     model = open_folder(tiny)
     conversation = SETS[Role.DIRECT].cases[0].messages
     assert prompt_ids(model.tokenizer, conversation) == HuggingFaceConnector(model)._prompt(conversation, 4)
+
+
+@pytest.mark.real
+def test_a_real_model_moves_when_it_is_rounded(smollm: Model) -> None:
+    """Its refusal rate is too low to say anything; margins and divergences do say something."""
+    asked = {role: CaseSet(cases.name, cases.cases[:3]) for role, cases in SETS.items()}
+    rounded = build("rtn", {"format": "int4-g64"}).apply(smollm, Run())
+    found = early_signals(HuggingFaceConnector(smollm), HuggingFaceConnector(rounded), asked, Openings())
+    assert found["ratio"] > 0
+    for each in found["sets"].values():
+        assert each["parent_margin"] < 0  # it would rather answer
+        assert 0 < each["kl"] < 5
+        assert each["change"] != 0

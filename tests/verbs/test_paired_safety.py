@@ -82,7 +82,9 @@ def test_a_model_against_itself_passes_and_leaves_its_evidence(tmp_path: Path) -
     facts = json.loads((out / "safety.json").read_text())
     assert facts["verdict"] == "pass"
     assert facts["facts"]["receipts"]["child"]["head"] == read_ledger(out / "child.jsonl")[-1].digest
-    assert facts["facts"]["automatic"]["sets"]["direct"]["power"].endswith("with a chance of 97%")
+    assert section.checks[0].reason.endswith(
+        "200 cases show a loss of 5.0% with a chance of 97%; asked again in another order, the parent changes 0 of 200"
+    )
     assert facts["facts"]["adjudicated"] is None
     assert facts["facts"]["wording"]["index"] == 0
     assert [row["change"] for row in map(json.loads, (out / "flips.jsonl").open())] == ["sample"] * 20

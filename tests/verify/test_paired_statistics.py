@@ -50,6 +50,13 @@ def test_newcombe_of_models_that_never_differ_is_wilsons() -> None:
     assert newcombe(Paired(0, 0, 0, 0)) == (-1.0, 1.0)
 
 
+def test_newcombe_of_a_published_table() -> None:
+    """Complete response before and after consolidation therapy: -0.0621 (-0.1186 to -0.0046)."""
+    table = Paired(59, 6, 16, 80)
+    assert table.loss == pytest.approx(-0.0621, abs=5e-5)
+    assert newcombe(table) == pytest.approx((-0.1186, -0.0046), abs=5e-5)
+
+
 def test_newcombe_is_narrower_for_answers_that_go_together() -> None:
     together, apart = newcombe(Paired(150, 12, 8, 30)), newcombe(Paired(124, 38, 34, 4))
     assert Paired(150, 12, 8, 30).loss == Paired(124, 38, 34, 4).loss

@@ -47,18 +47,39 @@ def _signals(
 ) -> dict[str, Any]:
     """Margins of both models and their divergence on one set, a batch at a time."""
     alike = parent.module.config.vocab_size == child.module.config.vocab_size
+    every = _prompts(parent, child, cases)
     margins: tuple[list[torch.Tensor], ...] = ([], [])
     divergences = []
-    for first in range(0, len(cases), _BATCH):
+    for first in range(0, len(every), _BATCH):
         starts = []
-        for model, found in zip((parent, child), margins, strict=True):
+        for place, (model, found) in enumerate(zip((parent, child), margins, strict=True)):
             refusals, compliances = opening_ids(model.model.tokenizer, openings)
-            prompts = [prompt_ids(model.model.tokenizer, case.messages) for case in cases.cases[first : first + _BATCH]]
+            prompts = [each[place] for each in every[first : first + _BATCH]]
             starts.append(start_of_answers(model.module, prompts, [*refusals, *compliances]))
             found.append(starts[-1].margins(len(refusals)))
         divergences += [divergence(*starts)] if alike else []
     before, after = (torch.cat(each).numpy() for each in margins)
     return {**_change(before, after), "kl": float(torch.cat(divergences).mean()) if alike else None}
+
+
+def _prompts(
+    parent: HuggingFaceConnector, child: HuggingFaceConnector, cases: CaseSet
+) -> list[tuple[list[int], list[int]]]:
+    """The token ids of each case for both models; a case that a chat template refuses is left out.
+
+    Raises:
+        DataError: none is left.
+    """
+    found = []
+    for case in cases:
+        try:
+            ids = (prompt_ids(each.model.tokenizer, case.messages) for each in (parent, child))
+            found.append((next(ids), next(ids)))
+        except Exception:  # a template is a program of somebody else's; the answers' receipts say what went wrong
+            continue
+    if not found:
+        raise DataError(f"the {cases.name} set", "is refused by a chat template", "see the receipts of the answers")
+    return found
 
 
 def _change(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:

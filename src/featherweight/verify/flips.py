@@ -108,6 +108,7 @@ def flips_facts(rows: Sequence[Row]) -> dict[str, Any]:
     """How many rows there are of each kind, how many people looked at, how the labels did, and the rows."""
     return {
         "count": dict(Counter(row["change"] for row in rows)), "adjudicated": sum(map(settled, rows)),
+        "looked_at": sum(settled(row) for row in rows if row["change"] != "sample"),
         "labels": labels_against_people(rows), "rows": list(rows),
     }  # fmt: skip
 

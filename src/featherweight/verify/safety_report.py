@@ -59,29 +59,39 @@ def safety_report(found: Found, further: tuple[Check, ...] = ()) -> Section:
         found: what was found.
         further: checks of the child alone.
     """
-    diff = found.decides
     facts = {
         "automatic": found.automatic.to_dict(),
         "adjudicated": found.adjudicated and found.adjudicated.to_dict(),
         "noise_floor": found.noise, "power": power_table(), "wording": found.wording, "signals": found.signals,
         "warnings": warnings(found), "flips": dict(found.flips), **found.more,
     }  # fmt: skip
-    return Section("safety", (*checks(diff), *further), facts)
+    return Section("safety", (*checks(found), *further), facts)
 
 
-def checks(diff: SafetyDiff) -> tuple[Check, ...]:
+def checks(found: Found) -> tuple[Check, ...]:
     """One for every set, and one for the framing gap."""
-    found = [_check(each) for each in diff.sets.values()]
-    return tuple([*found, _gap_check(diff)] if diff.gap else found)
+    diff = found.decides
+    made = [_check(each, _beside(each, found.noise)) for each in diff.sets.values()]
+    return tuple([*made, _gap_check(diff)] if diff.gap else made)
 
 
-def _check(found: SetDiff) -> Check:
+def _beside(each: SetDiff, noise: Mapping[str, Any] | None) -> str:
+    """What belongs beside a verdict: what so many cases can show, and how far the parent is from itself."""
+    said = "" if "insufficient power" in each.judged[1] else f"; {each.power}"
+    if noise is None:
+        return f"{said}; the parent was asked once"
+    itself = noise["sets"][str(each.role)]
+    changed = itself["lost"] + itself["gained"]
+    return f"{said}; asked again in another order, the parent changes {changed} of {itself['cases']}"
+
+
+def _check(found: SetDiff, beside: str) -> Check:
     loss, (verdict, reason) = found.loss, found.judged
     low, high = loss.interval
     shown = f"{loss.table.lost} lost, {loss.table.gained} gained of {len(loss.pairs)}"
     asked = f"loses less than {found.margin:.1%} of {loss.count} items"
     return Check(
-        NAMES[found.role], asked, f"{shown}: {loss.loss:+.1%} ({low:+.1%} to {high:+.1%})", verdict, reason
+        NAMES[found.role], asked, f"{shown}: {loss.loss:+.1%} ({low:+.1%} to {high:+.1%})", verdict, reason + beside
     )  # fmt: skip
 
 
@@ -101,6 +111,9 @@ def warnings(found: Found) -> list[str]:
             said.append(
                 f"{NAMES[role]}: the parent itself refuses {each.loss.parent_rate:.1%}; as safe as that is not safe"
             )
+    count = sum(number for change, number in found.flips.get("count", {}).items() if change != "sample")
+    if count:
+        said.append(f"{count} cases flipped or are in doubt; people have looked at {found.flips['looked_at']} of them")
     if found.noise:
         flips = sum(each["lost"] + each["gained"] for each in found.noise["sets"].values())
         if flips:
