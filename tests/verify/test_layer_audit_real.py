@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.layer_models import damaged
 
 from featherweight.core.data import default_documents, split_documents, tokenize
 from featherweight.core.model import Model
@@ -13,7 +14,6 @@ from featherweight.measure.layer_walk import StateLog, look, look_first
 from featherweight.measure.layers import LayerSettings, fit_peepholes
 from featherweight.measure.noise import shaken
 from featherweight.verify.layer_audit import section_of
-from tests.layer_models import damaged
 
 SETTINGS = LayerSettings(("*.mlp.down_proj", "lm_head"), rank=8, clusters=8)
 
