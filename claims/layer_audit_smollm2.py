@@ -157,7 +157,7 @@ def of_seed(experiment: Experiment, seed: int, reliability: Reliability) -> dict
         found["children"][name] = summary(facts, divergence)
         found["cost"] = facts["cost"]
         if name in RESTORED:
-            restored = restoration(audit.parent, child, audit.rows.first(1024), audit.run)
+            restored = restoration(audit.parent, child, audit.rows.some(1024), audit.run)
             gains = {layer: gain.mean for layer, gain in restored.gains().items()}
             found["children"][name] |= {"gains": gains, "blocks": by_block(facts, audit.parent.architecture.blocks)}
         if name in ("bf16 noise", *RESTORED):

@@ -73,7 +73,7 @@ def layers_section(
 
 def _restored(parent: Model, child: Model, audit: ProbeRows, run: Run) -> tuple[Restoration | None, list[str]]:
     try:
-        return restoration(parent, child, audit.first(_RESTORED_TOKENS), run), []
+        return restoration(parent, child, audit.some(_RESTORED_TOKENS), run), []
     except CheckpointError as error:
         return None, [f"no restoration: the child {error.why}"]
 
