@@ -157,7 +157,7 @@ def of_seed(experiment: Experiment, seed: int, reliability: Reliability) -> dict
         found["children"][name] = summary(facts, divergence)
         found["cost"] = facts["cost"]
         if name in RESTORED:
-            restored = restoration(audit.parent, child, audit.rows.first(1024), audit.run)
+            restored = restoration(audit.parent, child, audit.rows.some(1024), audit.run)
             gains = {layer: gain.mean for layer, gain in restored.gains().items()}
             found["children"][name] |= {"gains": gains, "blocks": by_block(facts, audit.parent.architecture.blocks)}
         if name in ("bf16 noise", *RESTORED):
@@ -166,7 +166,8 @@ def of_seed(experiment: Experiment, seed: int, reliability: Reliability) -> dict
     for block in CORRUPTED[seed]:
         facts = section_of(audit.compared(corrupted(audit.parent, block))).facts
         found["corrupted"][block] = [
-            facts["first_difference"]["block"], facts["first_drift"]["block"], facts["first_state"], facts["most"]["name"]
+            facts["first_difference"]["block"], facts["first_drift"]["block"], facts["first_state"],
+            facts["most"]["name"],
         ]  # fmt: skip
         print(f"seed {seed} block {block}: {found['corrupted'][block]}", flush=True)
     return found
@@ -206,7 +207,7 @@ def main() -> str:
     alarms = sum(each["children"]["bf16 noise"]["summary"]["first_drift"] is not None for each in seeds)
     statements = [
         exact("drift of peepholes ranks two children as divergence does", out_of_order["drift"], pairs),
-        exact("relative error of the final states ranks two children as divergence does", out_of_order["relative"], pairs),
+        exact("error of the final states ranks two children as divergence does", out_of_order["relative"], pairs),
         exact("a block rounded to 2 bits is where the first difference and the first drift are",
               sum((block, block, block_name(block)) != tuple(found[:3]) for block, *found in cases), len(cases)),
         exact("bf16 noise is taken for drift in no layer", alarms, len(seeds)),

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from claims.experiment import outcome_of
+
 _RESAMPLES = 1000
 
 
@@ -45,18 +47,12 @@ class Reliability:
         by_model = torch.tensor([one[0] - other[0] for one, other in pairs], dtype=torch.float64) - margin
         resampled = torch.stack([one[1] - other[1] for one, other in pairs]).mean(0) - margin
         low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        if high < 0 and bool((by_model < 0).all()):
-            outcome = "holds"
-        elif low > 0 and bool((by_model > 0).all()):
-            outcome = "contradicted"
-        else:
-            outcome = "undecided"
         said = f"loses at most {margin:g} more than" if margin else "loses less than"
         return {
             "statement": f"{setting}: {better} {said} {worse}",
             "difference": round(float(by_model.mean()) + margin, 4),
             "interval": [round(low + margin, 4), round(high + margin, 4)],
-            "outcome": outcome, "unit": "1 - AUROC",
+            "outcome": outcome_of(by_model, low, high), "unit": "1 - AUROC",
         }  # fmt: skip
 
     def table(self) -> dict[str, dict[str, float]]:

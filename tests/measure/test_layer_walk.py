@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from tests.layer_models import QUICK, damaged, tiny_rows
 
+from featherweight.core.checkpoint import Entry
 from featherweight.core.data import TokenSet
 from featherweight.core.errors import RecipeError
 from featherweight.core.model import Model
@@ -141,6 +144,28 @@ def test_corevectors_are_those_of_the_whole_module(deep: Path) -> None:
     assert rows.classes is not None
     assert seen.prediction is not None
     assert torch.allclose(seen.prediction, rows.classes.mass(rows.pick(logits).softmax(-1)), atol=1e-6)
+
+
+def test_every_tensor_is_read_once_a_pass(deep: Path) -> None:
+    """So a model that is larger than memory needs one block of it at a time."""
+    model, reads = open_folder(deep), Counter[str]()
+
+    def counted(name: str, entry: Entry) -> Entry:
+        def load() -> torch.Tensor:
+            reads[name] += 1
+            return entry.load()
+
+        return dataclasses.replace(entry, load=load)
+
+    model = model.with_changes({name: counted(name, entry) for name, entry in model.entries.items()})
+    rows = tiny_rows(deep, 4)
+    bases, _ = look_first(model, rows, QUICK, Run())
+    assert set(reads.values()) == {1}
+    log = StateLog()
+    look(model, rows, bases, Run(), log=log)
+    look(model, rows, bases, Run(), reference=log)
+    assert set(reads.values()) == {3}
+    assert set(reads) == set(model.entries)
 
 
 @pytest.mark.parametrize("positions", ["all", "last", "mean"])

@@ -59,9 +59,10 @@ def test_texts_of_different_lengths(tiny: Path) -> None:
     assert torch.equal(torch.bincount(every.sample_rows), every.looked.sum(1))
 
 
-def test_the_first_rows_keep_their_samples() -> None:
+def test_some_rows_keep_their_samples() -> None:
     rows = next_token_rows(TokenSet(torch.arange(40).reshape(10, 4) % 10, ("a",) * 10, tuple(range(10))), PARITY)
-    some = rows.first(16)
-    assert len(some.ids) == 4
-    assert torch.equal(some.targets, rows.targets[:8])
-    assert len(rows.first(1).ids) == 2
+    some = rows.some(16)
+    assert some.units.tolist() == [0, 3, 6, 9]
+    assert torch.equal(some.targets, rows.targets.reshape(10, 2)[[0, 3, 6, 9]].flatten())
+    assert rows.some(1).units.tolist() == [0, 9]
+    assert len(rows.some(999).ids) == 10

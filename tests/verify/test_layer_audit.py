@@ -10,11 +10,11 @@ import torch
 from tests.layer_models import LABELS, QUICK, convolutional, damaged, damaged_module, samples, tiny_rows
 
 from featherweight.cli.layer_table import layer_rows, layer_sentences, print_layers
-from featherweight.core.labelled import Labelled
+from featherweight.core.errors import DataError
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
 from featherweight.measure.layer_compare import compare_layers, compare_modules
-from featherweight.measure.layer_labels import Labels, labelled_pair, token_pair
+from featherweight.measure.layer_labels import Labels, row_pair, token_pair
 from featherweight.measure.noise import shaken
 from featherweight.report.figures_page import write_page
 from featherweight.report.layer_charts import layer_figures
@@ -81,6 +81,7 @@ def test_noise_is_not_drift(deep: Path) -> None:
     assert facts["first_difference"] is not None
     assert facts["first_drift"] is None
     assert facts["first_state"] is None
+    assert facts["most"] is None
 
 
 def test_a_limit_decides(deep: Path) -> None:
@@ -121,6 +122,7 @@ def test_every_kind_of_label(deep: Path, labels: Labels) -> None:
     fit, audit = tiny_tokens(deep, 8, 32), tiny_tokens(deep, 6, 32, 10)
     if labels == "domain":
         fit, audit = (type(each)(each.ids, ("a", "b") * (len(each.ids) // 2), each.documents) for each in (fit, audit))
+    assert torch.equal(row_pair(model, fit, audit, labels)[0].targets, token_pair(model, fit, audit, labels)[0].targets)
     pair = token_pair(model, fit, audit, labels, tokens=128)
     assert pair[1].ids.numel() == 128
     facts = layers_section(model, damaged(model, "model.layers.2.*"), *pair, Run(), settings=QUICK, draws=1).facts
@@ -128,15 +130,22 @@ def test_every_kind_of_label(deep: Path, labels: Labels) -> None:
     assert facts["labels"] == list(pair[0].names)
 
 
-def test_labels_of_the_users(deep: Path) -> None:
-    model = open_folder(deep)
-    texts = [f"{word} and {word} {index}" for word in ("yes", "never") for index in range(20)]
-    data = Labelled(texts, ("comply",) * 20 + ("refuse",) * 20)
-    pair = labelled_pair(model, data)
+def test_labels_of_the_users(deep: Path, tmp_path: Path) -> None:
+    model, tokens = open_folder(deep), tiny_tokens(deep, 2)
+    lines = [
+        {"text": f"{word} and {word} {index}", "label": label}
+        for word, label in (("yes", "comply"), ("never", "refuse")) for index in range(20)
+    ]  # fmt: skip
+    (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pair = row_pair(model, tokens, tokens, str(tmp_path / "labels.jsonl"))
     assert len(pair[0].targets) + len(pair[1].targets) == 40
     facts = layers_section(model, damaged(model, "model.layers.1.*"), *pair, Run(), settings=QUICK, draws=1).facts
     assert facts["labels"] == ["comply", "refuse"]
     assert facts["first_difference"]["block"] == 1
+    with pytest.raises(DataError, match="did you mean 'kind'"):
+        row_pair(model, tokens, tokens, "kinds")
+    with pytest.raises(DataError, match="does not exist"):
+        row_pair(model, tokens, tokens, str(tmp_path / "other.jsonl"))
 
 
 def test_small_vision_models() -> None:

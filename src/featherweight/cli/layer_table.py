@@ -44,9 +44,7 @@ def layer_sentences(facts: Mapping[str, Any]) -> list[str]:
         found.append(f"contributes most: {most['name']} ({unit}, by {most['by']})")
     conform = facts["conformity"]
     if conform is not None:
-        found.append(
-            f"conformity to the parent's usual story: {conform['parent']:.3f} parent, {conform['child']:.3f} child"
-        )
+        found.append(f"conformity to the usual story: parent {conform['parent']:.3f}, child {conform['child']:.3f}")
     return [*found, *facts["notes"]]
 
 

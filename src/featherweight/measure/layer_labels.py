@@ -6,10 +6,12 @@ gives its own labels (comply or refuse, a topic, anything); its training part is
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from featherweight.core.data import TokenSet
-from featherweight.core.labelled import Labelled
+from featherweight.core.errors import DataError, nearest
+from featherweight.core.labelled import Labelled, read_labelled
 from featherweight.core.model import Model
 from featherweight.measure.probe_rows import Positions, ProbeRows, domain_rows, labelled_rows, next_token_rows
 from featherweight.measure.token_classes import (
@@ -23,6 +25,31 @@ Labels = Literal["kind", "frequency", "hash", "domain"]
 LOOKED_TOKENS = 2048
 """Tokens that are looked at, at most: the parent's hidden states at all of them are kept."""
 _CLASSES = 8
+
+
+def row_pair(
+    model: Model, fit: TokenSet, audit: TokenSet, labels: str = "kind", seed: int = 0
+) -> tuple[ProbeRows, ProbeRows]:
+    """Rows to fit on and rows to look at, for what a person writes.
+
+    Args:
+        model: the parent.
+        fit: calibration rows; not read where a file gives the texts.
+        audit: held-out rows; the same.
+        labels: "kind", "frequency", "hash", "domain", or a .jsonl file of lines with "text" and "label".
+        seed: of a file's division.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if Path(labels).suffix == ".jsonl":
+        return labelled_pair(model, read_labelled(labels), seed)
+    if labels not in get_args(Labels):
+        hint = nearest(labels, get_args(Labels)) or 'or a .jsonl file of lines with "text" and "label"'
+        raise DataError(
+            f"the labels {labels!r}", f"are none of {', '.join(get_args(Labels))}", f"use one of them; {hint}"
+        )
+    return token_pair(model, fit, audit, labels)  # type: ignore[arg-type]
 
 
 def token_pair(

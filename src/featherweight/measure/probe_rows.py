@@ -67,12 +67,13 @@ class ProbeRows:
         """bool [rows, tokens]: positions up to the last one that is looked at; nothing of them is padding."""
         return self.looked.flip(1).cumsum(1).flip(1) > 0
 
-    def first(self, tokens: int) -> ProbeRows:
-        """The first rows that together hold at most so many tokens, two at least."""
-        count = max(2, tokens // self.ids.shape[1])
-        some = self.sample_rows < count
+    def some(self, tokens: int) -> ProbeRows:
+        """Evenly spaced rows that together hold at most so many tokens, two at least."""
+        count = min(max(2, tokens // self.ids.shape[1]), len(self.ids))
+        rows = torch.linspace(0, len(self.ids) - 1, count).round().long()
+        kept = torch.isin(self.sample_rows, rows)
         return dataclasses.replace(
-            self, ids=self.ids[:count], looked=self.looked[:count], targets=self.targets[some], units=self.units[:count]
+            self, ids=self.ids[rows], looked=self.looked[rows], targets=self.targets[kept], units=self.units[rows]
         )
 
     def pick(self, states: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ def drift_by_layer(facts: Mapping[str, Any]) -> Any:
                 hovertemplate="%{text}: %{y:.2%}<extra></extra>",
             )  # fmt: skip
     _mark_first(figure, rows, facts["first_drift"])
-    figure.update_xaxes(title="place, in the order of computation", tickvals=_ticks(rows), ticktext=_names(rows))
+    figure.update_xaxes(tickvals=_ticks(rows), ticktext=_names(rows))
     figure.update_yaxes(title="mean total variation", tickformat=".1%", rangemode="tozero")
     return figure
 
@@ -145,9 +145,8 @@ def conceptogram_pair(facts: Mapping[str, Any], label: str) -> Any:
     pair = found["labels"][label]
     height = min(900, 12 * len(found["rows"]) + 130)
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=("parent", "child"))
-    figure.update_layout(
-        layout(height, coloraxis={"colorscale": [list(each) for each in _SHADES], "cmin": 0, "cmax": 1})
-    )
+    shades = {"colorscale": [list(each) for each in _SHADES], "cmin": 0, "cmax": 1}
+    figure.update_layout(layout(height, coloraxis=shades, margin={"l": 8, "r": 8, "t": 28, "b": 8}))
     for column, side in enumerate(("parent", "child"), start=1):
         figure.add_heatmap(
             z=pair[side], x=facts["labels"], y=found["rows"], coloraxis="coloraxis", row=1, col=column,

@@ -74,7 +74,7 @@ def layers_section(
 def restored_layers(parent: Model, child: Model, audit: ProbeRows, run: Run) -> tuple[Restoration | None, list[str]]:
     """What putting back each layer brings; or none, and the sentence that says why."""
     try:
-        return restoration(parent, child, audit.first(_RESTORED_TOKENS), run), []
+        return restoration(parent, child, audit.some(_RESTORED_TOKENS), run), []
     except CheckpointError as error:
         return None, [f"no restoration: the child {error.why}"]
 

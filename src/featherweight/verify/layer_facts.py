@@ -105,7 +105,10 @@ def _relative(found: StateDrift, draws: Sequence[StateDrift], units: torch.Tenso
 
 
 def largest_contribution(states: Sequence[Facts], restored: Restoration | None) -> Facts | None:
-    """The layer that contributes most: by restoration where that was measured, else by what it adds to the drift."""
+    """The layer that contributes most: by restoration where that was measured, else by what it adds to the drift.
+
+    None where nothing is beyond noise.
+    """
     if restored is not None:
         whole, gains = restored.whole.mean, restored.gains()
         name = max(gains, key=lambda each: gains[each].mean)
@@ -113,7 +116,7 @@ def largest_contribution(states: Sequence[Facts], restored: Restoration | None) 
             "name": name, "by": "restoration", "value": rounded(gains[name].mean), "interval": interval(gains[name]),
             "share": rounded(gains[name].mean / whole) if whole else 0.0,
         }  # fmt: skip
-    adding = [state for state in states if state["relative"] is not None and state["added"] > 0]
+    adding = [state for state in states if state["drifted"] and state["added"] > 0]
     if not adding:
         return None
     top = max(adding, key=lambda state: state["added"])
