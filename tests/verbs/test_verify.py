@@ -116,6 +116,23 @@ class TestSeveral:
         assert ended.out.rstrip().endswith("fail")
 
 
+class TestTasks:
+    def test_question_by_question(
+        self, verify: Verify, trained: Path, children: dict[str, Path], tmp_path: Path
+    ) -> None:
+        pytest.importorskip("lm_eval", reason="needs the extra: pip install 'featherweight[eval]'")
+        options: dict[str, Any] = {"tasks": ["python-docs"], "task_limit": 20, "answers": 0, "quality": 0.5}
+        same = verify(trained, trained, **options).children[0].section("tasks")
+        assert same is not None
+        assert same.verdict is Verdict.PASS
+        assert same.facts["scores"][0]["gain_interval"] == [0, 0]
+        found = verify(trained, children["four"], out=tmp_path / "verdict", **options).children[0].section("tasks")
+        assert found is not None
+        assert found.facts["scores"][0]["questions"] == 20
+        assert found.verdict is not Verdict.PASS  # 20 questions cannot show that two points were kept
+        assert "<h2>Tasks</h2>" in (tmp_path / "verdict" / "report.html").read_text()
+
+
 class TestRuns:
     """A model that fit made is held to the budget that it was made for."""
 
