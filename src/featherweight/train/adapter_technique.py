@@ -222,7 +222,10 @@ class AdapterTechnique(Technique):
             from featherweight.train.subset_softmax import Subset
 
             hooks = replace(hooks, loss_of=partial(loss_of, narrow=Subset(self.softmax_neighbours)))
-        return Trainer(adapted, rows, pace, run, self.name, hooks).train(kept)
+        from featherweight.train.low_rank import fused
+
+        with fused(adapted):
+            return Trainer(adapted, rows, pace, run, self.name, hooks).train(kept)
 
     @classmethod
     def neutral(cls) -> Self:

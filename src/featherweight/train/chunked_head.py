@@ -19,14 +19,12 @@ from typing import Any
 
 from featherweight.core.batch import IGNORED, Batch
 from featherweight.core.lazy import torch
-from featherweight.train.frozen import PIECE, FrozenLinear
+from featherweight.train.frozen import PIECE, FrozenLinear, Pieces
 
 LOGITS = 1 << 22
 """Logits in memory at once, 16 MB."""
 _CHECKED = 4  # positions at which the first loss of a head is compared with the module's own logits
 _TOLERANCE = 1e-3
-
-Pieces = Callable[[], Iterator[tuple[int, torch.Tensor]]]
 
 
 @dataclass(frozen=True)

@@ -122,32 +122,50 @@ def _reader(stored: Stored, spill: Spill) -> Callable[[], Stored]:
     return lambda: Packed(stored.format, stored.shape, {name: spill.get(each) for name, each in places.items()})
 
 
+Pieces = Callable[[], "Iterator[tuple[int, torch.Tensor]]"]
+"""First row and values of every piece of a matrix, whenever they are needed."""
+
+
+def whole(weight: torch.Tensor) -> Pieces:
+    """A dense matrix as its only piece."""
+    return lambda: iter([(0, weight)])
+
+
+def product(x: torch.Tensor, pieces: Pieces, bias: torch.Tensor | None, size: int) -> torch.Tensor:
+    """x W^T + bias, [..., size], in new memory."""
+    out: torch.Tensor | None = None
+    for first, weight in pieces():
+        part = slice(first, first + len(weight))
+        one = nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias[part])
+        if len(weight) == size:
+            return one
+        out = x.new_empty(*x.shape[:-1], size) if out is None else out
+        out[..., part] = one
+    assert out is not None  # a matrix has rows
+    return out
+
+
+def product_back(grad: torch.Tensor, pieces: Pieces) -> torch.Tensor:
+    """grad W, [..., in], in new memory."""
+    parts = ((grad[..., first : first + len(weight)], weight.to(grad.dtype)) for first, weight in pieces())
+    part, weight = next(parts)
+    total = part @ weight
+    for part, weight in parts:
+        total += part @ weight
+    return total
+
+
 class _Product(torch.autograd.Function):
     """x W^T + bias; only W's small form is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, frozen: Frozen, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.frozen = frozen
-        if len(frozen.pieces) == 1:
-            [(_, weight)] = frozen.lent()
-            return nn.functional.linear(x, weight.to(x.dtype), bias)
-        out = x.new_empty(*x.shape[:-1], frozen.shape[0])
-        for first, weight in frozen.lent():
-            part = slice(first, first + len(weight))
-            out[..., part] = nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias[part])
-        return out
+        return product(x, frozen.lent, bias, frozen.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
-        [grad] = grads
-        if not ctx.needs_input_grad[0]:
-            return None, None, None
-        parts = ((grad[..., first : first + len(weight)], weight.to(grad.dtype)) for first, weight in ctx.frozen.lent())
-        part, weight = next(parts)
-        total = part @ weight
-        for part, weight in parts:
-            total += part @ weight
-        return total, None, None
+        return product_back(grads[0], ctx.frozen.lent) if ctx.needs_input_grad[0] else None, None, None
 
 
 class Values(torch.Tensor):

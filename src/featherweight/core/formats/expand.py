@@ -1,6 +1,6 @@
 """Values of a stored matrix, quickly: for weights that are read back many times a step.
 
-The same values as `Packed.dequantize`, bit for bit, for the plain 4- and 8-bit formats; others are read back as always.
+The same values as `Packed.dequantize`, bit for bit; those of GGUF block types are put where the caller wants them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import Any
 
 from featherweight.core.formats import get
 from featherweight.core.formats.base import Packed
+from featherweight.core.formats.ggml_kernels import dequantize_into
 from featherweight.core.lazy import torch
 
-_BLOCK = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}
-_NIBBLES = 32  # weights a block of these GGUF types
+BLOCKS = "blocks"  # the one part of a matrix in a GGUF block type
 
 
 def expand(stored: Any, room: torch.Tensor | None = None) -> torch.Tensor:
@@ -24,15 +24,15 @@ def expand(stored: Any, room: torch.Tensor | None = None) -> torch.Tensor:
     """
     if not isinstance(stored, Packed):
         return stored.float()
-    if stored.format in _BLOCK:
-        count = stored.shape[0] * stored.shape[1]
-        values = torch.empty(count) if room is None or len(room) < count else room[:count]
-        return _blocks(stored, values.view(-1, _NIBBLES)).view(stored.shape)
+    if BLOCKS in stored.parts and room is not None and len(room) >= stored.shape[0] * stored.shape[1]:
+        values = room[: stored.shape[0] * stored.shape[1]].view(stored.shape)
+        if dequantize_into(stored.parts[BLOCKS], stored.format, values):
+            return values
     return stored.dequantize()
 
 
 def expand_rows(stored: Any, rows: torch.Tensor, room: torch.Tensor | None = None) -> torch.Tensor:
-    """The values of some rows, int64 [kept]; of the plain block formats nothing else is read.
+    """The values of some rows, int64 [kept]; of block formats nothing else is read.
 
     Args:
         stored: [rows, columns].
@@ -41,7 +41,7 @@ def expand_rows(stored: Any, rows: torch.Tensor, room: torch.Tensor | None = Non
     """
     if not isinstance(stored, Packed):
         return stored[rows].float()
-    if stored.format in _BLOCK:
+    if BLOCKS in stored.parts:
         return expand(get(stored.format).take_rows(stored, rows))
     return expand(stored, room)[rows]
 
@@ -53,18 +53,3 @@ def row_slice(stored: Any, first: int, last: int) -> Any:
     if (first, last) == (0, stored.shape[0]):
         return stored
     return get(stored.format).take_rows(stored, torch.arange(first, last))
-
-
-def _blocks(packed: Packed, values: torch.Tensor) -> torch.Tensor:
-    blocks = packed.parts["blocks"].reshape(-1, _BLOCK[packed.format])
-    scale = blocks[:, :2].contiguous().view(torch.float16).float()
-    if packed.format == "Q8_0":
-        return values.copy_(blocks[:, 2:].view(torch.int8)).mul_(scale)
-    start = 4 if packed.format == "Q4_1" else 2
-    codes = blocks[:, start:]
-    values[:, :16] = codes & 15
-    values[:, 16:] = codes >> 4
-    if packed.format == "Q4_0":
-        return values.sub_(8).mul_(scale)
-    minimum = blocks[:, 2:4].contiguous().view(torch.float16).float()
-    return values.mul_(scale).add_(minimum)
