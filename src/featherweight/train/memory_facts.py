@@ -22,6 +22,7 @@ from featherweight.core.model import Model
 from featherweight.train.chunked_head import LOGITS, loss_of
 from featherweight.train.frozen import PIECE
 from featherweight.train.frozen_module import frozen_module, matrices
+from featherweight.train.low_rank import fused
 from featherweight.train.memory_terms import DENSE, DISK, STORED, Facts, Shape
 from featherweight.train.recompute import recomputed
 
@@ -106,13 +107,14 @@ def _measured(model: Model, method: Any, shape: Shape, pieces: int) -> tuple[int
     def step() -> None:
         method.step_loss(adapted, lambda: loss_of(adapted, batch)[0], torch.Generator().manual_seed(0)).backward()
 
-    inside, everything = saved_bytes(adapted, block, step)
-    for each in trained:
-        each.grad = None
-    give_back_memory()
-    before, known = resident_memory(), forget_peak()
-    with recomputed([block]):
-        step()
+    with fused(adapted):
+        inside, everything = saved_bytes(adapted, block, step)
+        for each in trained:
+            each.grad = None
+        give_back_memory()
+        before, known = resident_memory(), forget_peak()
+        with recomputed([block]):
+            step()
     grown = peak_memory() - before if known else 0
     gradients = sum(_WORD * each.numel() for each in trained)
     outside = max(0, everything - inside)

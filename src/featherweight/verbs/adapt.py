@@ -107,7 +107,7 @@ def adapt(
     task = Task(str(model), base, technique, training, judged, run)
     plan = planned(task, memory, base_formats)
     # Refuses, before anything is written, what the model cannot have.
-    with fitted(technique, base, run, plan.levers if plan else None, Path(out).parent) as adapted:
+    with fitted(technique, base, run, plan, Path(out).parent) as adapted:
         inputs = {**task.inputs(), **_base_of(plan), "held_out": held_out, "versions": versions()}
         workspace = open_workspace(Path(out), inputs, resume) if processes.index == 0 else Workspace(Path(out))
         before = example_losses(adapted, task.held_out, device)
