@@ -49,7 +49,7 @@ def test_levers_change_nothing_of_what_is_learned(
     method = technique(data=str(data), dropout=dropout, **FIELDS, **nested)  # type: ignore[arg-type]
     found = []
     for levers in (Levers(), Levers(recompute=True), EVERYTHING):
-        plan = MemoryPlan(levers, dict.fromkeys(("activations", "logits", "dense pieces", "working memory"), 0), None)
+        plan = MemoryPlan(levers, dict.fromkeys(("activations", "logits", "working memory"), 0), None)
         with fitted(method, model, Run(seed=1), plan, tmp_path / "near") as adapted:
             course = method.train(adapted, method.rows(model, Run()), Run(seed=1))
             found.append(

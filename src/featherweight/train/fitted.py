@@ -41,14 +41,20 @@ def fitted(
         if plan:
             small.enter_context(large_blocks_returned())
         spill = stack.enter_context(Spill(folder)) if levers.offload or levers.base == DISK else None
-        module = None if levers.base == DENSE else frozen_module(model, levers.base, spill)
+        dtype = technique.compute_dtype(run.device)
+        module = None if levers.base == DENSE else frozen_module(model, levers.base, spill, run.device, dtype)
         adapted = technique.attach(model, run, module)
         give_back_memory()
         if plan and levers.recompute:
             small.close()  # from here on memory is given back behind the blocks, when it must be
-            blocks, relieve = adapted.get_base_model().model.layers, given_back_above(plan.resting)
+            relieve = given_back_above(plan.resting) if run.device == "cpu" else _nothing
+            blocks = adapted.get_base_model().model.layers
             stack.enter_context(recomputed(blocks, spill if levers.offload else None, relieve))
         yield adapted
+
+
+def _nothing() -> None:
+    """Torch keeps and reuses a GPU's memory by itself."""
 
 
 def shape_of(technique: AdapterTechnique, rows: PackedRows) -> Shape:

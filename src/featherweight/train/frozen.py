@@ -19,7 +19,7 @@ from torch import nn
 from featherweight.core.checkpoint import Entry, Stored
 from featherweight.core.errors import TrainingError
 from featherweight.core.formats import Packed
-from featherweight.core.formats.expand import expand, expand_rows, row_slice
+from featherweight.core.formats.expand import expand, expand_rows, moved, row_slice
 from featherweight.core.lazy import torch
 from featherweight.train.spill import Spill, Spilled
 
@@ -83,17 +83,17 @@ class Frozen:
         return taken.reshape(*rows.shape, self.shape[1])
 
 
-def kept(entry: Entry) -> Frozen:
-    """A tensor of a model in memory, in the bytes in which it is stored."""
-    stored = entry.load()
+def kept(entry: Entry, device: str = "cpu") -> Frozen:
+    """A tensor of a model in a device's memory, in the bytes in which it is stored."""
+    stored = moved(entry.load(), device)
     cut = [(first, last, row_slice(stored, first, last)) for first, last in _cuts(entry)]
     pieces = [Piece(first, last - first, functools.partial(_same, part)) for first, last, part in cut]
     return Frozen(_shape(entry), pieces, entry.nbytes)
 
 
-def spilled(entry: Entry, spill: Spill) -> Frozen:
+def spilled(entry: Entry, spill: Spill, device: str = "cpu") -> Frozen:
     """A tensor of a model in a temporary file, from which its pieces are read whenever they are needed."""
-    stored = entry.load()
+    stored = moved(entry.load(), device)
     pieces = [
         Piece(first, last - first, _reader(row_slice(stored, first, last), spill)) for first, last in _cuts(entry)
     ]
@@ -210,9 +210,9 @@ class FrozenLinear(nn.Linear):
 class FrozenEmbedding(nn.Embedding):
     """A frozen table of which only the rows that are looked up become dense."""
 
-    def __init__(self, frozen: Frozen) -> None:
+    def __init__(self, frozen: Frozen, dtype: torch.dtype = torch.float32) -> None:
         nn.Module.__init__(self)
-        self.frozen = frozen
+        self.frozen, self.dtype = frozen, dtype
         self.num_embeddings, self.embedding_dim = frozen.shape
         self.padding_idx = None
 
@@ -223,4 +223,4 @@ class FrozenEmbedding(nn.Embedding):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [...] -> [..., hidden]."""
-        return self.frozen.take(ids)
+        return self.frozen.take(ids).to(self.dtype)

@@ -6,7 +6,8 @@ takes beyond that is measured there as resident memory. The rest follows: activa
 blocks are computed again; their inputs in memory or on disk; logits of all tokens or of one piece. What a limit leaves
 over is not idle: freed memory stays with the process up to there, because to give it back and ask again costs time.
 
-It knows the process, not the machine: memory of other processes and the system's file cache are not in it. Levers that
+It knows the process, not the machine: memory of other processes and the system's file cache are not in it, nor what
+CUDA itself takes of a GPU (some hundred megabytes), where the limit is one of the GPU's memory. Levers that
 change what is learned (a base rounded to a format) are never taken unless they are allowed by name.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from featherweight.core.budget import format_bytes
 from featherweight.core.errors import BudgetError
+from featherweight.core.lazy import torch
 from featherweight.core.memory import large_blocks_returned
 from featherweight.core.model import Model
 from featherweight.train.memory_facts import facts_of
@@ -50,9 +52,7 @@ class MemoryPlan:
     @property
     def resting(self) -> int:
         """Bytes that the process may have between two blocks, so that no block takes it beyond the total."""
-        return self.total - sum(
-            self.terms[name] for name in ("activations", "logits", "dense pieces", "working memory")
-        )
+        return self.total - sum(self.terms[name] for name in ("activations", "logits", "working memory"))
 
     @property
     def binding(self) -> str:
@@ -96,7 +96,7 @@ def plan_from(facts: Facts, limit: int | None = None) -> MemoryPlan:
         raise _refusal(facts, possible, limit)
     lower = sorted(((each, facts.total(each)) for each in possible), key=lambda pair: pair[1])
     terms, total = facts.terms(chosen), facts.total(chosen)
-    if limit is not None and chosen.recompute:
+    if limit is not None and chosen.recompute and facts.device == "cpu":
         terms[KEPT] = limit - total
     return MemoryPlan(chosen, terms, limit, tuple(pair for pair in lower if pair[1] < total))
 
@@ -131,7 +131,13 @@ def _mend(binding: str) -> str:
 
 
 def plan_memory(
-    model: Model, method: Any, shape: Shape, limit: int | None = None, allowed: Sequence[str] = ()
+    model: Model,
+    method: Any,
+    shape: Shape,
+    limit: int | None = None,
+    allowed: Sequence[str] = (),
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> MemoryPlan:
     """The quickest way to train that stays below a limit.
 
@@ -139,12 +145,14 @@ def plan_memory(
         model: the base.
         method: an `AdapterTechnique`: its PEFT configuration and its loss of a step.
         shape: rows that pass the model at once.
-        limit: bytes of this process at its peak; None = none.
+        limit: bytes of this process at its peak, or of torch's tensors on a GPU; None = none.
         allowed: formats to which the base may be rounded.
+        device: where it trains.
+        dtype: in which the base computes; None = float32.
 
     Raises:
         BudgetError: nothing fits; names the limit, the least possible and what it is made of.
     """
 
     with large_blocks_returned():
-        return plan_from(facts_of(model, method, shape, allowed), limit)
+        return plan_from(facts_of(model, method, shape, allowed, device, dtype), limit)

@@ -80,6 +80,7 @@ class Facts:
         pieces: of the head's loss in pieces.
         dense: the pieces of a matrix that are dense for a moment where the base is not.
         working: what a step took beyond all that in the one-block model; at least what the block saves.
+        device: where it trains; torch keeps what is freed of a GPU by itself.
     """
 
     resident: int
@@ -94,6 +95,7 @@ class Facts:
     pieces: int
     dense: int
     working: int
+    device: str = "cpu"
 
     def terms(self, levers: Levers) -> dict[str, int]:
         """Bytes by name at the peak of a step."""
