@@ -4,7 +4,7 @@
 
 A random Llama of 0.36 billion weights in bf16, rank 16 on all linears, four rows of 1024 tokens a step of which 30 %
 are trained on. Five ways, each in a process of its own and in turns: PEFT, PEFT with gradient checkpointing, ours, ours
-under a limit of a quarter of what PEFT takes, and ours with the base rounded to int4 under an eighth. Memory is what
+under a limit of a third of what PEFT takes, and ours with the base rounded to int4 under a fifth. Memory is what
 torch allocated at its most. All start from the same model; values of random weights do not matter to any of it.
 """
 
@@ -41,10 +41,10 @@ SHAPE = {
     "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 2048, "tie_word_embeddings": True,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
-PEFT, CHECKPOINTED, OURS, QUARTER, EIGHTH = (
-    "peft", "peft-checkpointed", "featherweight", "featherweight at a quarter", "featherweight at an eighth",
+PEFT, CHECKPOINTED, OURS, THIRD, FIFTH = (
+    "peft", "peft-checkpointed", "featherweight", "featherweight at a third", "featherweight at a fifth",
 )  # fmt: skip
-SHARE = {QUARTER: 1 / 4, EIGHTH: 1 / 8}
+SHARE = {THIRD: 1 / 3, FIFTH: 1 / 5}
 
 
 def make_model(folder: Path) -> None:
@@ -130,7 +130,7 @@ def once(way: str, folder: Path, limit: int | None) -> dict[str, Any]:
     if way in (PEFT, CHECKPOINTED):
         losses, starts, more = by_peft(folder, way == CHECKPOINTED)
     else:
-        losses, starts, more = by_us(folder, limit, ["int4-g64"] if way == EIGHTH else [])
+        losses, starts, more = by_us(folder, limit, ["int4-g64"] if way == FIFTH else [])
     seconds = [after - before for before, after in itertools.pairwise(starts)]
     return {
         "seconds": statistics.median(seconds[2:]), "peak_bytes": torch.cuda.max_memory_allocated(),
@@ -159,7 +159,7 @@ def main() -> int:
         return 0
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a GPU")
-    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in (PEFT, CHECKPOINTED, OURS, QUARTER, EIGHTH)}
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in (PEFT, CHECKPOINTED, OURS, THIRD, FIFTH)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         make_model(folder)

@@ -54,6 +54,32 @@ def test_it_computes_what_peft_computes(tiny: Path, ids: torch.Tensor, base: str
     assert_same(adapted(frozen_module(open_folder(tiny), base)), ids, 2e-4)
 
 
+def test_beside_a_base_in_half_precision_it_is_at_least_as_exact(tiny: Path, ids: torch.Tensor) -> None:
+    model = open_folder(tiny)
+    exact, exact_gradients = results(adapted(model.module(torch.bfloat16).float()), ids)
+    half = adapted(model.module(torch.bfloat16))
+    assert half.base_model.model.model.layers[0].mlp.down_proj.lora_A["default"].weight.dtype == torch.float32
+    theirs, their_gradients = results(half, ids)
+    with fused(half):
+        ours, our_gradients = results(half, ids)
+    assert (ours - exact).norm() <= 1.2 * (theirs - exact).norm()
+    for name, gradient in exact_gradients.items():
+        assert (our_gradients[name] - gradient).norm() <= 1.5 * (their_gradients[name] - gradient).norm()
+
+
+def test_no_copy_in_another_precision_is_kept(tiny: Path, ids: torch.Tensor) -> None:
+    half = adapted(open_folder(tiny).module(torch.bfloat16))
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with fused(half), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        half.base_model.model.model.layers[0].mlp.down_proj(torch.ones(8, 256, dtype=torch.bfloat16))
+    assert not [each for each in kept if each.dtype == torch.float32 and each.shape == (8, 256)]
+
+
 def test_an_adapter_that_is_zero_changes_no_bit(tiny: Path, ids: torch.Tensor) -> None:
     model = open_folder(tiny)
     module = peft.get_peft_model(model.module(), peft.LoraConfig(r=4, target_modules="all-linear"))

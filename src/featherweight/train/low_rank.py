@@ -2,9 +2,10 @@
 
 PEFT's layer scales B (A x), adds it to the base's output and leaves the rest to autograd: each of these reads and
 writes a tensor of the output's size, forward and backward, where here both products are accumulated onto what is there
-(`addmm`). On a processor that is memory traffic saved; what is kept for the backward pass is the same (x and A x), and
-so are the values, up to the order of a sum. Layers that do more (dropout, DoRA, several adapters, a merged or disabled
-one, another dtype, a base that is trained or no plain linear) stay PEFT's own.
+(`addmm`). On a processor that is memory traffic saved; what is kept for the backward pass is x and A x, and values are
+the same up to the order of a sum. Beside a base in half precision PEFT keeps its factors in float32 and a copy of x in
+float32 with them; here x is kept as it is and copied when it is needed. Layers that do more (dropout, DoRA, several
+adapters, a merged or disabled one, a base that is trained or no plain linear) stay PEFT's own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import nn
 from featherweight.core.lazy import torch
 from featherweight.train.frozen import FrozenLinear, Pieces, product, product_back, whole
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 class _Adapted(torch.autograd.Function):
     """W x + bias + scale B A x; W and the bias get no gradient."""
@@ -27,23 +30,24 @@ class _Adapted(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, pieces: Pieces, bias: Any
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        out = product(flat, pieces, bias, len(b))
-        hidden = flat @ a.T
+        out = product(flat, pieces, bias, len(b)).to(a.dtype)
+        hidden = flat.to(a.dtype) @ a.T
         out.addmm_(hidden, b.T, alpha=scale)
         ctx.save_for_backward(flat, hidden, a, b)
         ctx.scale, ctx.pieces, ctx.shape = scale, pieces, x.shape
-        return out.view(*x.shape[:-1], len(b))
+        return out.to(x.dtype).view(*x.shape[:-1], len(b))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         flat, hidden, a, b = ctx.saved_tensors
         grad = grads[0].reshape(-1, len(b))
-        to_hidden = (grad @ b).mul_(ctx.scale)
-        to_a = to_hidden.T @ flat if ctx.needs_input_grad[1] else None
-        to_b = (grad.T @ hidden).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
+        exact = grad.to(a.dtype)
+        to_hidden = (exact @ b).mul_(ctx.scale)
+        to_a = to_hidden.T @ flat.to(a.dtype) if ctx.needs_input_grad[1] else None
+        to_b = (exact.T @ hidden).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = product_back(grad, ctx.pieces).addmm_(to_hidden, a).view(ctx.shape)
+            to_x = product_back(grad, ctx.pieces).to(a.dtype).addmm_(to_hidden, a).to(flat.dtype).view(ctx.shape)
         return to_x, to_a, to_b, None, None, None
 
 
@@ -53,8 +57,8 @@ def adapted_product(
     """W x + bias + scale B A x, differentiable in x, A and B.
 
     Args:
-        x: [..., in].
-        a: [rank, in].
+        x: [..., in], in the base's dtype.
+        a: [rank, in], in a dtype of its own, which the adapter's part is computed in.
         b: [out, rank].
         scale: of the adapter.
         pieces: gives W, float32 [out, in], row by row of pieces, whenever it is needed.
@@ -98,7 +102,7 @@ def _pieces(base: Any) -> Pieces:
 
 
 def plain(layer: Any, x: torch.Tensor) -> bool:
-    """Whether a layer computes W x + s B (A x) on this input and nothing else, with W frozen and one dtype."""
+    """Whether a layer computes W x + s B (A x) on this input and nothing else, with W frozen and float32 factors."""
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) != 1 or len(layer.active_adapters) != 1 or layer.disable_adapters or layer.merged:
         return False
@@ -112,13 +116,8 @@ def plain(layer: Any, x: torch.Tensor) -> bool:
         and a.bias is None
         and b.bias is None
         and (isinstance(layer.lora_dropout[name], nn.Identity) or not layer.training)
-        and _dtypes(base, a, b, x) == {torch.float32}
+        and a.weight.dtype == b.weight.dtype == torch.float32
+        and x.dtype == (x.dtype if isinstance(base, FrozenLinear) else base.weight.dtype)
+        and x.dtype in _DTYPES
         and not torch.is_autocast_enabled(x.device.type)
     )
-
-
-def _dtypes(base: Any, *others: Any) -> set[torch.dtype]:
-    """Of everything that is multiplied; a frozen base in a small form is float32 whenever it is dense."""
-    tensors = [each if isinstance(each, torch.Tensor) else each.weight for each in others]
-    plain_base = [] if isinstance(base, FrozenLinear) else [base.weight]
-    return {each.dtype for each in (*tensors, *plain_base)}
