@@ -35,7 +35,7 @@ from featherweight.core.run import Run
 from featherweight.core.source import open_folder
 from featherweight.testing.tiny import tiny_tokenizer
 
-ROWS, LENGTH, TRAINED, STEPS, RANK = 4, 1024, 0.3, 12, 16
+ROWS, LENGTH, TRAINED, STEPS, RANK = 4, 1024, 0.3, 10, 16
 SHAPE = {
     "vocab_size": 49152, "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24,
     "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 2048, "tie_word_embeddings": True,
@@ -165,12 +165,17 @@ def main() -> int:
         make_model(folder)
         for _, way in itertools.product(range(given.rounds), runs):
             limit = round(SHARE[way] * runs[PEFT][0]["peak_bytes"]) if way in SHARE else None
-            runs[way].append(in_a_process(way, folder, limit))
-    facts = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "runs": runs, "ratios": ratios(runs)}
-    path = save("gpu_training", "python benchmarks/gpu_training.py", facts)
+            runs[way].append(found := in_a_process(way, folder, limit))
+            print(f"{way}: {found['seconds'] * 1e3:.1f} ms a step, {format_bytes(found['peak_bytes'])}", flush=True)
+            if way == FIFTH:  # a round is complete
+                keep(runs)
     show(runs)
-    print(f"wrote {path.name}")
     return 0
+
+
+def keep(runs: dict[str, list[dict[str, Any]]]) -> None:
+    facts = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "ratios": ratios(runs), "runs": runs}
+    save("gpu_training", "python benchmarks/gpu_training.py", facts)
 
 
 def ratios(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
