@@ -3,9 +3,9 @@
     python benchmarks/gpu_training.py
 
 A random Llama of 0.36 billion weights in bf16, rank 16 on all linears, four rows of 1024 tokens a step of which 30 %
-are trained on. Five ways, each in a process of its own and in turns: PEFT, PEFT with gradient checkpointing, ours, ours
-under a limit of a third of what PEFT takes, and ours with the base rounded to int4 under a fifth. Memory is what
-torch allocated at its most. All start from the same model; values of random weights do not matter to any of it.
+are trained on. Four ways, each in a process of its own and in turns: PEFT, PEFT with gradient checkpointing, ours, and
+ours under a limit of a third of what PEFT takes. Memory is what torch allocated at its most. All start from the same
+model; values of random weights do not matter to any of it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,8 @@ SHAPE = {
     "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 2048, "tie_word_embeddings": True,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
-PEFT, CHECKPOINTED, OURS, THIRD, FIFTH = (
-    "peft", "peft-checkpointed", "featherweight", "featherweight at a third", "featherweight at a fifth",
-)  # fmt: skip
-SHARE = {THIRD: 1 / 3, FIFTH: 1 / 5}
+PEFT, CHECKPOINTED, OURS, THIRD = "peft", "peft-checkpointed", "featherweight", "featherweight at a third"
+SHARE = {THIRD: 1 / 3}
 
 
 def make_model(folder: Path) -> None:
@@ -89,7 +87,7 @@ def by_peft(folder: Path, checkpointing: bool) -> tuple[list[float], list[float]
     return [each["loss"] for each in trainer.state.log_history if "loss" in each], starts, {}
 
 
-def by_us(folder: Path, limit: int | None, formats: list[str]) -> tuple[list[float], list[float], dict[str, Any]]:
+def by_us(folder: Path, limit: int | None) -> tuple[list[float], list[float], dict[str, Any]]:
     from featherweight.techniques.adapt.lora import Lora
     from featherweight.train.fitted import fitted, shape_of
     from featherweight.train.memory import plan_memory
@@ -99,7 +97,7 @@ def by_us(folder: Path, limit: int | None, formats: list[str]) -> tuple[list[flo
     method = Lora(rank=RANK, steps=STEPS, learning_rate=2e-4, warmup=0, batch=ROWS, length=LENGTH)
     model, run, rows = open_folder(folder), Run(seed=0, device="cuda"), rows_of(tokens())
     plan = plan_memory(
-        model, method, shape_of(method, rows), limit, formats, "cuda", method.compute_dtype("cuda")
+        model, method, shape_of(method, rows), limit, (), "cuda", method.compute_dtype("cuda")
     )  # fmt: skip
     starts: list[float] = []
 
@@ -130,7 +128,7 @@ def once(way: str, folder: Path, limit: int | None) -> dict[str, Any]:
     if way in (PEFT, CHECKPOINTED):
         losses, starts, more = by_peft(folder, way == CHECKPOINTED)
     else:
-        losses, starts, more = by_us(folder, limit, ["int4-g64"] if way == FIFTH else [])
+        losses, starts, more = by_us(folder, limit)
     seconds = [after - before for before, after in itertools.pairwise(starts)]
     return {
         "seconds": statistics.median(seconds[2:]), "peak_bytes": torch.cuda.max_memory_allocated(),
@@ -159,7 +157,7 @@ def main() -> int:
         return 0
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a GPU")
-    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in (PEFT, CHECKPOINTED, OURS, THIRD, FIFTH)}
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in (PEFT, CHECKPOINTED, OURS, THIRD)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         make_model(folder)
@@ -167,7 +165,7 @@ def main() -> int:
             limit = round(SHARE[way] * runs[PEFT][0]["peak_bytes"]) if way in SHARE else None
             runs[way].append(found := in_a_process(way, folder, limit))
             print(f"{way}: {found['seconds'] * 1e3:.1f} ms a step, {format_bytes(found['peak_bytes'])}", flush=True)
-            if way == FIFTH:  # a round is complete
+            if way == THIRD:  # a round is complete
                 keep(runs)
     show(runs)
     return 0
