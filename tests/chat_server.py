@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ class Drop:
     """Closes the connection in the middle of an answer."""
 
 
+class Trickle:
+    """Announces a long answer and sends a byte now and then."""
+
+
 class Reset:
     """Closes the connection before any answer."""
 
@@ -28,7 +33,8 @@ class ChatServer:
     """What was asked, and where.
 
     Args:
-        answer: gives for a request's body the assistant's text, a (status, bytes) pair, or one of the failures.
+        answer: gives for a request's body the assistant's text, a (status, bytes) pair, perhaps with headers, or one of
+            the failures.
     """
 
     def __init__(self, answer: Callable[[Body], Any]) -> None:
@@ -70,14 +76,27 @@ def _handler(chat: ChatServer) -> type[BaseHTTPRequestHandler]:
             if isinstance(answer, Hang):
                 chat.over.wait(30)
                 return
+            if isinstance(answer, Trickle):
+                self._trickle()
+                return
             if isinstance(answer, Reset):
                 self.connection.close()
                 return
-            status, content = answer if isinstance(answer, tuple) else (200, shaped(answer))
+            status, content, *headers = answer if isinstance(answer, tuple) else (200, shaped(answer))
             self.send_response(status)
+            for name, value in (pair for each in headers for pair in each.items()):
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content) if not isinstance(answer, Drop) else 10**6))
             self.end_headers()
             self.wfile.write(content)
+
+        def _trickle(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(10**6))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not chat.over.wait(0.05):
+                    self.wfile.write(b" ")
 
         def log_message(self, format: str, *args: object) -> None:
             pass

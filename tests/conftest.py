@@ -30,6 +30,7 @@ from featherweight.core.embedded import packaged_file
 from featherweight.core.errors import MissingExtra
 from featherweight.core.model import Model, copy_companions
 from featherweight.core.source import open_folder, open_model
+from featherweight.export.gguf import write_gguf
 from featherweight.testing.tiny import tiny_model
 from featherweight.verbs.fit import FitResult, fit
 from featherweight.verbs.prepare import Settings
@@ -49,6 +50,14 @@ def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(models_folder: Path) -> Path:
     """A random two-block Llama, untied, float32."""
     return tiny_model(models_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny: Path, models_folder: Path) -> Path:
+    """The same as a GGUF file."""
+    path = models_folder / "tiny.gguf"
+    write_gguf(open_folder(tiny), path)
+    return path
 
 
 @pytest.fixture(scope="session", params=supported())

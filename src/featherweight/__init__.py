@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from featherweight.verbs.compare_optimizers import compare_optimizers as compare_optimizers
     from featherweight.verbs.distill_component import distill_component as distill_component
     from featherweight.verbs.fit import fit as fit
+    from featherweight.verbs.garak import garak as garak
+    from featherweight.verbs.garak import import_garak as import_garak
     from featherweight.verbs.graft import graft as graft
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
+    from featherweight.verbs.safety import safety as safety
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
@@ -42,15 +45,15 @@ _WHERE = {
     "adapter_inspect": "verbs.adapter_inspect", "adapter_place": "verbs.adapter_place",
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
     "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
-    "fit": "verbs.fit", "graft": "verbs.graft", "load_segmenter": "verbs.adapt_segmenter",
-    "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "technique": "core.technique",
-    "verify": "verbs.verify",
+    "fit": "verbs.fit", "garak": "verbs.garak", "graft": "verbs.graft", "import_garak": "verbs.garak",
+    "load_segmenter": "verbs.adapt_segmenter", "open_model": "core.source", "plan": "verbs.plan",
+    "report": "verbs.report", "safety": "verbs.safety", "technique": "core.technique", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
     "Budget", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export", "adapter_inspect", "adapter_place",
-    "adapter_shrink", "apply", "audit_component", "compare_optimizers", "distill_component", "fit", "graft",
-    "load_segmenter", "open_model", "plan", "report", "technique", "verify",
+    "adapter_shrink", "apply", "audit_component", "compare_optimizers", "distill_component", "fit", "garak", "graft",
+    "import_garak", "load_segmenter", "open_model", "plan", "report", "safety", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -10,7 +10,9 @@ import pytest
 HEAVY = ("torch", "numpy", "transformers", "optuna", "scipy", "gguf", "plotly", "xllamacpp")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["fit", "--help"], ["show", "gptq"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["fit", "--help"], ["show", "gptq"], ["safety", "--help"], ["garak", "--help"]]
+)
 def test_no_heavy_import(arguments: list[str]) -> None:
     code = (
         "import sys, atexit\n"

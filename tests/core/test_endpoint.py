@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import time
 from typing import Any
 
 import pytest
 
-from chat_server import ChatServer, Drop, Hang, Reset
-from featherweight.core.endpoint import Endpoint
+from chat_server import ChatServer, Drop, Hang, Reset, Trickle
+from featherweight.core.endpoint import Endpoint, Reply
 from featherweight.core.errors import EndpointError
 from featherweight.core.run import Run
 from featherweight.core.sampling import Draw
@@ -48,10 +50,23 @@ def test_what_may_pass_is_tried_again(failure: Any) -> None:
         assert len(server.asked) == 3
 
 
+def test_a_busy_server_is_left_alone_as_long_as_it_asks() -> None:
+    answers = iter([(429, b"{}", {"Retry-After": "1"}), "At last."])
+    started = time.monotonic()
+    with ChatServer(lambda body: next(answers)).running() as server:
+        assert endpoint(server, attempts=2).reply(ASKED, 1, Draw(), 0) == "At last."
+    assert 1 <= time.monotonic() - started < 4
+    for asked_for in ("soon", "", "-1"):
+        answers = iter([(503, b"{}", {"Retry-After": asked_for}), "At last."])
+        with ChatServer(lambda body: next(answers)).running() as server:  # noqa: B023
+            assert endpoint(server, attempts=2).reply(ASKED, 1, Draw(), 0) == "At last."
+
+
 @pytest.mark.parametrize(
     ("answer", "says", "requests"),
     [
         (Hang(), "did not answer within 0.2 s at each of 2 attempts", 2),
+        (Trickle(), "had not finished its answer after 0.3 s at each of 2 attempts", 2),
         (Drop(), "broke off its answer at each of 2 attempts", 2),
         (Reset(), "broke off its answer at each of 2 attempts", 2),
         ((500, b'{"error": {"message": "out of memory"}}'), "answered with status 500 (out of memory) at each of 2", 2),
@@ -63,12 +78,27 @@ def test_what_may_pass_is_tried_again(failure: Any) -> None:
         ((200, b"[]"), "without choices[0].message.content", 1),
         ((200, b'{"choices": [{"message": {"content": [1]}}]}'), "answered with a list where text belongs", 1),
     ],
-    ids=["hangs", "drops", "resets", "500", "401", "404", "html", "bytes", "no choice", "a list", "no text"],
+    ids=[
+        "hangs",
+        "trickles",
+        "drops",
+        "resets",
+        "500",
+        "401",
+        "404",
+        "html",
+        "bytes",
+        "no choice",
+        "a list",
+        "no text",
+    ],
 )
 def test_every_failure_says_what_it_was(answer: Any, says: str, requests: int) -> None:
     with ChatServer(lambda body: answer).running() as server:
         with pytest.raises(EndpointError) as raised:
-            endpoint(server, timeout=0.2 if isinstance(answer, Hang) else 5.0, attempts=2).reply(ASKED, 1, Draw(), 0)
+            endpoint(server, timeout=0.2 if isinstance(answer, Hang) else 5.0, limit=0.3, attempts=2).reply(
+                ASKED, 1, Draw(), 0
+            )
         assert says in str(raised.value)
         assert server.url in str(raised.value)
         assert len(server.asked) == requests
@@ -78,8 +108,23 @@ def test_nobody_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(EndpointError, match=r"cannot be reached \(Connection refused\); start the server"):
-        Endpoint(url).reply(ASKED, 1, Draw(), 0)
+    for ask in (Endpoint(url).require_reachable, lambda: Endpoint(url).reply(ASKED, 1, Draw(), 0)):
+        with pytest.raises(EndpointError, match=r"cannot be reached \(Connection refused\); start the server"):
+            ask()
+
+
+def test_somebody_is_there() -> None:
+    with ChatServer(lambda body: (500, b"")).running() as server:
+        endpoint(server).require_reachable()
+        assert server.asked == []
+
+
+@pytest.mark.parametrize(("reason", "ended"), [("stop", True), ("length", False), ("content_filter", None), (3, None)])
+def test_why_an_answer_ends(reason: Any, ended: bool | None) -> None:
+    choice = {"message": {"content": "So."}, "finish_reason": reason}
+    content = json.dumps({"choices": [choice], "usage": {"completion_tokens": 3}}).encode()
+    with ChatServer(lambda body: (200, content)).running() as server:
+        assert endpoint(server).completion(ASKED, 1, Draw(), 0) == Reply("So.", ended, 3)
 
 
 @pytest.mark.parametrize("url", ["http://", "http://host:port/v1", "https:///v1", "ftp://host/v1"])

@@ -10,20 +10,13 @@ import torch
 
 from featherweight.core.errors import CheckpointError
 from featherweight.core.source import open_folder
-from featherweight.export.gguf import as_stored, write_gguf
+from featherweight.export.gguf import as_stored
 from featherweight.measure.llama_runtime import LlamaRuntime, load_error, serve
 
 
 @pytest.fixture(scope="module")
-def file(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gguf") / "model.gguf"
-    write_gguf(open_folder(tiny), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def runtime(file: Path) -> Iterator[LlamaRuntime]:
-    with serve(file, context=256, threads=1) as runtime:
+def runtime(tiny_gguf: Path) -> Iterator[LlamaRuntime]:
+    with serve(tiny_gguf, context=256, threads=1) as runtime:
         yield runtime
 
 
@@ -66,8 +59,8 @@ def test_a_prompt_that_does_not_fit(runtime: LlamaRuntime) -> None:
         runtime.decode([1] * 600, 4)
 
 
-def test_the_server_answers_only_us(runtime: LlamaRuntime, file: Path) -> None:
-    stranger = LlamaRuntime(f"http://{runtime._host}", "wrong", file)
+def test_the_server_answers_only_us(runtime: LlamaRuntime, tiny_gguf: Path) -> None:
+    stranger = LlamaRuntime(f"http://{runtime._host}", "wrong", tiny_gguf)
     with pytest.raises(CheckpointError, match="API Key"):
         stranger.decode([1, 2], 4)
 
@@ -81,8 +74,8 @@ def test_a_file_that_does_not_load_says_why(tmp_path: Path) -> None:
         pass
 
 
-def test_loading_is_silent(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with serve(file, context=64, threads=1):
+def test_loading_is_silent(tiny_gguf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with serve(tiny_gguf, context=64, threads=1):
         pass
     assert capfd.readouterr() == ("", "")
 

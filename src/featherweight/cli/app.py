@@ -12,10 +12,12 @@ from featherweight.cli import (
     compare_optimizers,
     distill_component,
     fit,
+    garak,
     graft,
     list_,
     plan,
     report,
+    safety,
     show,
     verify,
 )
@@ -35,6 +37,8 @@ app.command("apply")(apply.apply)
 app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
+app.command("safety")(safety.safety)
+app.command("garak")(garak.garak)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)
 app.command("distill-component")(distill_component.distill_component)

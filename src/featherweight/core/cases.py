@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from featherweight.core.errors import DataError, nearest
 from featherweight.core.user_file import numbered_lines, read_text
 
 Message = Mapping[str, str]
+_LONE = re.compile("[\ud800-\udfff]")
 _MEND = "write one JSON object a line with 'id' and 'prompt' (or 'messages')"
 _MESSAGE_MEND = "give each message a 'role' and a 'content' that is not empty"
 
@@ -112,6 +114,8 @@ def _case(line: str, where: str) -> Case:
         raise DataError(where, f"is no JSON ({error.msg})", _MEND) from None
     if not isinstance(record, dict):
         raise DataError(where, "is no JSON object", _MEND)
+    if _LONE.search(json.dumps(record, ensure_ascii=False)):
+        raise DataError(where, "holds half of a character (a lone surrogate)", "write the whole character")
     identity = record.get("id")
     if isinstance(identity, bool) or not isinstance(identity, (str, int)) or not str(identity).strip():
         raise DataError(where, "has no 'id'", "give every case an 'id': a text or a number")

@@ -52,6 +52,10 @@ class RecipeError(FeatherweightError):
     """A recipe with an unknown technique, an unknown field or a bad value."""
 
 
+class PolicyError(FeatherweightError):
+    """A safety policy with an unknown key or a bad value, or one that names a plug-in which nobody has."""
+
+
 class EndpointError(FeatherweightError):
     """A model server that is not there, or that answers something else than it should."""
 
@@ -79,9 +83,9 @@ class LedgerError(FeatherweightError):
 class MissingExtra(FeatherweightError):
     """A feature whose optional dependency is not installed."""
 
-    def __init__(self, feature: str, package: str, extra: str | None = None) -> None:
+    def __init__(self, feature: str, package: str, extra: str | None = None, mend: str | None = None) -> None:
         install = f"pip install 'featherweight[{extra}]'" if extra else f"pip install {package}"
-        super().__init__(feature, f"the package '{package}' is not installed", f"install it with: {install}")
+        super().__init__(feature, f"the package '{package}' is not installed", mend or f"install it with: {install}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

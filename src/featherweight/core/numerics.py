@@ -1,8 +1,7 @@
-"""Numerics that several parts share and no library gives: straight-through rounding, ReinMax, Wilson intervals."""
+"""Numerics that several parts share and no library gives: straight-through rounding, ReinMax."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from featherweight.core.lazy import torch
@@ -17,16 +16,6 @@ def mean_and_scale(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each column of [rows, columns]; a column that never changes has the scale 1."""
     mean, deviation = features.mean(0), features.std(0, correction=0)
     return mean, torch.where(deviation > 1e-6 * (mean.abs() + 1e-6), deviation, torch.ones_like(deviation))
-
-
-def wilson_interval(hits: float, count: int) -> tuple[float, float]:
-    """95 % interval of a rate that was `hits` of `count` times true."""
-    if count == 0:
-        return 0.0, 1.0
-    z, rate = 1.959964, hits / count
-    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return max(min(middle - reach, rate), 0.0), min(max(middle + reach, rate), 1.0)
 
 
 def reinmax(logits: torch.Tensor, generator: torch.Generator, temperature: float = 1.0) -> torch.Tensor:

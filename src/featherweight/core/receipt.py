@@ -6,6 +6,7 @@ memory) is kept beside it. Each receipt holds the hash of the one before, so a c
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ class Receipt:
     content: Mapping[str, Any]
     volatile: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of `previous` and `content`."""
         text = json.dumps({"previous": self.previous, "content": self.content}, sort_keys=True)
@@ -56,10 +57,12 @@ class Ledger:
 
     Args:
         path: the `.jsonl` file; it need not exist yet.
+        sync_seconds: how long a receipt may wait, written, for the disk; only a machine that stops can lose it then.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, sync_seconds: float = 0.0) -> None:
+        self.path, self.sync_seconds = path, sync_seconds
+        self._synced = 0.0
         self._cut_half_line()
         self._receipts = read_ledger(path) if path.is_file() else []
 
@@ -70,14 +73,16 @@ class Ledger:
         return len(self._receipts)
 
     def append(self, content: Mapping[str, Any], volatile: Mapping[str, Any] | None = None) -> Receipt:
-        """Adds a receipt, on disk before it returns."""
+        """Adds a receipt, on disk before it returns unless `sync_seconds` lets it wait."""
         content = json.loads(json.dumps(content))  # what is hashed is what a reader will parse
         previous = self._receipts[-1].digest if self._receipts else GENESIS
         receipt = Receipt(previous, content, {**surroundings(), **(volatile or {})})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(receipt.line() + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if time.monotonic() - self._synced >= self.sync_seconds:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
         self._receipts.append(receipt)
         return receipt
 
@@ -86,6 +91,11 @@ class Ledger:
         plain = json.loads(json.dumps(content))
         found = next((each for each in self._receipts if each.content == plain), None)
         return found or self.append(content, volatile)
+
+    def sync(self) -> None:
+        """Puts on disk what `sync_seconds` let wait."""
+        with self.path.open("a") as file:
+            os.fsync(file.fileno())
 
     def _cut_half_line(self) -> None:
         """Removes a last line without a newline: a killed run leaves one."""

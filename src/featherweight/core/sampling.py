@@ -6,7 +6,8 @@ the same call gives the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,16 @@ def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     return probabilities.scatter(-1, order, ranked.masked_fill(outside, 0.0))
 
 
+def turn_ends(model: Any) -> frozenset[int]:
+    """The tokens with which a core `Model` ends its turn: the tokenizer's, and those of its generation settings."""
+    path = model.folder / "generation_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found: set[int] = set()
+    for ids in (model.tokenizer.eos_token_id, model.config.get("eos_token_id"), settings.get("eos_token_id")):
+        found.update(ids if isinstance(ids, list) else [ids] if ids is not None else [])
+    return frozenset(found)
+
+
 def continue_texts(
     module: Any,
     tokenizer: Any,
@@ -73,7 +84,7 @@ def continue_tokens(
     module: Any,
     prompts: Sequence[Sequence[int]],
     length: int,
-    end: int | None,
+    end: int | Collection[int] | None,
     generator: torch.Generator,
     draw: Draw = Draw(),
     advance: Callable[[], None] | None = None,
@@ -85,14 +96,15 @@ def continue_tokens(
         module: a causal language model of transformers.
         prompts: token ids; they go through the model together.
         length: tokens to draw at most.
-        end: the end-of-turn token; None = there is none.
+        end: the end-of-turn token, or several; None = there is none.
         generator: decides the draws.
         draw: how a token is drawn.
         advance: called once a token, for progress.
         until_all_end: whether to stop when every continuation has ended; then `advance` may be called less often.
     """
-    width = max(map(len, prompts))
-    ids = torch.tensor([[end or 0] * (width - len(each)) + list(each) for each in prompts], device=module.device)
+    ends = [end] if isinstance(end, int) else sorted(end or ())
+    width, padding = max(map(len, prompts)), next(iter(ends), 0)
+    ids = torch.tensor([[padding] * (width - len(each)) + list(each) for each in prompts], device=module.device)
     mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts], device=module.device)
     cache, step, written = None, ids, ids
     ended = torch.zeros(len(prompts), 1, dtype=torch.bool, device=ids.device)
@@ -107,13 +119,14 @@ def continue_tokens(
         mask = torch.cat([mask, torch.ones_like(step)], 1)
         if advance:
             advance()
-        if until_all_end and end is not None:
-            ended |= step == end
+        if until_all_end and ends:
+            ended |= torch.isin(step, torch.tensor(ends, device=step.device))
             if bool(ended.all()):
                 break
-    return [_until_end(answer, end) for answer in written[:, width:].tolist()]
+    return [_until_end(answer, ends) for answer in written[:, width:].tolist()]
 
 
-def _until_end(answer: list[int], end: int | None) -> list[int]:
+def _until_end(answer: list[int], ends: Collection[int]) -> list[int]:
     """An answer up to and with its first end-of-turn token."""
-    return answer[: answer.index(end) + 1] if end in answer else answer
+    last = next((index for index, token in enumerate(answer) if token in ends), len(answer))
+    return answer[: last + 1]

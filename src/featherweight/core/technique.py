@@ -13,9 +13,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from featherweight.core.errors import FeatherweightError, RecipeError, nearest
+from featherweight.core.errors import RecipeError, nearest
+from featherweight.core.fields import built
 
 if TYPE_CHECKING:
     from featherweight.core.model import Model
@@ -178,17 +179,4 @@ def build(name: str, fields: dict[str, Any]) -> Technique:
         RecipeError: an unknown name or field, or a value out of range.
     """
     cls = find(name)
-    unknown = [field for field in fields if field not in cls.model_fields]
-    if unknown:
-        hint = nearest(unknown[0], cls.model_fields) or f"use one of {', '.join(cls.model_fields)}"
-        raise RecipeError(f"field {unknown[0]!r} of {cls.name}", "is unknown", hint)
-    try:
-        return cls(**fields)
-    except FeatherweightError as error:
-        raise RecipeError(f"{cls.name} with {error.what}", error.why, error.mend) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(
-            f"{cls.name}.{field} = {first['input']!r}", first["msg"].lower(), f"see `featherweight show {cls.name}`"
-        ) from None
+    return built(cls, fields, cls.name, RecipeError, f"see `featherweight show {cls.name}`")

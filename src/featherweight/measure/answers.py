@@ -1,7 +1,8 @@
 """What a model answers to a list of conversations, and whoever can ask it: the contract of connectors.
 
 A connector gives exactly one answer for each conversation, in their order, whatever happens: what goes wrong is in the
-answer's `error`, and no case is dropped. It decides nothing about what an answer means.
+answer's `error`, and no case is dropped. It decides nothing about what an answer means. `ask` holds any connector to
+that.
 """
 
 from __future__ import annotations
@@ -64,3 +65,21 @@ class Connector(Protocol):
 
     def answers(self, conversations: Sequence[Sequence[Message]], generation: Generation) -> Iterator[Answer]:
         """One answer a conversation, in their order, each as soon as it is there; never raises for a single one."""
+
+
+def ask(connector: Connector, conversations: Sequence[Sequence[Message]], generation: Generation) -> Iterator[Answer]:
+    """One answer a conversation, whatever the connector does: what it leaves out or breaks off is an error.
+
+    It gets copies, so that nothing that it does to them reaches a later run.
+    """
+    given = iter(connector.answers([[dict(turn) for turn in each] for each in conversations], generation))
+    problem = "the connector gave no answer"
+    for _ in conversations:
+        try:
+            yield next(given)
+        except StopIteration:
+            given = iter(())
+            yield Answer(error=problem)
+        except Exception as error:  # it should not, but a case is never dropped
+            given, problem = iter(()), f"the connector broke off: {error or type(error).__name__}"
+            yield Answer(error=problem)

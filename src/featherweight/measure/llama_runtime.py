@@ -14,7 +14,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from featherweight.core.errors import CheckpointError, MissingExtra
 from featherweight.core.lazy import torch
+from featherweight.core.sampling import Draw
 
 ERRORS_ONLY = 1  # llama.cpp's log levels: 1 errors, 2 warnings, 3 information
 _LOG_DELAY = 0.05  # seconds: llama.cpp's log is written by a thread of its own
@@ -86,6 +87,21 @@ class LlamaRuntime:
         """The greedy continuation of a prompt, up to `tokens` tokens."""
         return str(self._complete(ids, tokens)["content"])
 
+    def chat(self, messages: Sequence[Mapping[str, str]], tokens: int, draw: Draw, seed: int) -> dict[str, Any]:
+        """The answer to a conversation in the file's own chat template: "text", "ended" and "tokens"."""
+        body = {"messages": list(messages), "max_tokens": tokens, "reasoning_format": "none", **_drawn(draw, seed)}
+        reply = self._post("/v1/chat/completions", body)
+        choice = reply["choices"][0]
+        text, count = choice["message"].get("content") or "", int(reply["usage"]["completion_tokens"])
+        return {"text": str(text), "ended": choice["finish_reason"] == "stop", "tokens": count}
+
+    def go_on(self, text: str, tokens: int, draw: Draw, seed: int) -> dict[str, Any]:
+        """The continuation of a plain text: "text", "ended" and "tokens"."""
+        body = {"prompt": self.tokenize(text, special=True), "n_predict": tokens, **_drawn(draw, seed)}
+        reply = self._post("/completion", body)
+        count = int(reply["tokens_predicted"])
+        return {"text": str(reply["content"]), "ended": reply["stop_type"] == "eos", "tokens": count}
+
     def _complete(self, ids: Sequence[int], tokens: int, ignore_eos: bool = False) -> Any:
         body = {"prompt": list(ids), "n_predict": tokens, "temperature": 0.0, "cache_prompt": False}
         return self._post("/completion", {**body, "ignore_eos": ignore_eos})
@@ -119,6 +135,14 @@ class LlamaRuntime:
             reason = content.get("error", {}).get("message", f"status {reply.status}")
             raise CheckpointError(str(self.path), f"was refused by llama.cpp ({reason})", "see the message")
         return content
+
+
+def _drawn(draw: Draw, seed: int) -> dict[str, Any]:
+    """How a token is drawn, with llama.cpp's other samplers out of the way."""
+    return {
+        "temperature": draw.temperature, "top_p": draw.top_p, "seed": seed, "top_k": 0, "min_p": 0.0,
+        "cache_prompt": False,
+    }  # fmt: skip
 
 
 @contextmanager

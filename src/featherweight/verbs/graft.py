@@ -21,8 +21,8 @@ from featherweight.core.errors import CheckpointError, OutputError, RecipeError
 from featherweight.core.host import no_bars
 from featherweight.core.labelled import Labelled, read_labelled
 from featherweight.core.lazy import torch, transformers
-from featherweight.core.numerics import wilson_interval
 from featherweight.core.progress import Progress
+from featherweight.core.rates import wilson
 from featherweight.core.receipt import versions
 from featherweight.core.run import Run
 from featherweight.core.shards import SINGLE, shards_bytes
@@ -179,7 +179,7 @@ def _variant(name: str, model: TaskModel, layers: tuple[int | str, ...], correct
     hits, count = float(correct.sum()), len(correct)
     shapes = {key: (dtype_name(value.dtype), tuple(value.shape)) for key, value in model.state_dict().items()}
     return Variant(
-        name, layers, hits / count, wilson_interval(hits, count),
+        name, layers, hits / count, wilson(hits, count),
         sum(each.numel() for each in model.parameters()), shards_bytes(shapes),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from featherweight.core.run import Run
 from featherweight.core.source import open_model
 from featherweight.core.store import Store
 from featherweight.measure.quality import Quality, by_domain, compare, summarize
+from featherweight.measure.safety_statistics import require_counts
 from featherweight.verbs.prepare import Settings, cache_folder, open_parent, read_text, token_rows
 from featherweight.verify.gate import Check, Verdict, overall, quality_check, tokenizer_check
 
@@ -112,7 +113,8 @@ def verify_ledger(run: str | Path) -> list[Receipt]:
     receipts = read_ledger(path)
     result = path.parent / "result.json"
     if result.is_file():
-        expected = json.loads(result.read_text(encoding="utf-8"))["receipts"]
+        facts = json.loads(result.read_text(encoding="utf-8"))
+        expected = facts["receipts"]
         if len(receipts) < expected["count"]:
             raise LedgerError(
                 f"{path} line {len(receipts) + 1}",
@@ -123,6 +125,8 @@ def verify_ledger(run: str | Path) -> list[Receipt]:
             raise LedgerError(
                 f"{path} line {expected['count']}", "is not the receipt that the run ended with", "restore the ledger"
             )
+        if "counts" in facts:
+            require_counts(receipts, facts["counts"], str(result))
     return receipts
 
 

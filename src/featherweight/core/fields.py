@@ -1,0 +1,42 @@
+"""Builds an object from fields that a person wrote, with one sentence for what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from featherweight.core.errors import FeatherweightError, nearest
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def built(cls: type[T], fields: Mapping[str, Any], named: str, refused: type[FeatherweightError], mend: str) -> T:
+    """An instance with these fields.
+
+    Args:
+        cls: what is built.
+        fields: as the person wrote them.
+        named: what the person calls it.
+        refused: the error of an unknown field, or of a value out of range.
+        mend: what to do about a bad value.
+    """
+    unknown = [field for field in fields if field not in cls.model_fields]
+    if unknown:
+        hint = nearest(unknown[0], cls.model_fields) or f"use one of {', '.join(cls.model_fields) or 'none'}"
+        raise refused(f"field {unknown[0]!r} of {named}", "is unknown", hint)
+    try:
+        return cls(**fields)
+    except FeatherweightError as error:
+        raise refused(f"{named} with {error.what}", error.why, error.mend) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        where = f"{named}.{field} = {first['input']!r}" if field else named
+        raise refused(where, lower_first(first["msg"].removeprefix("Value error, ")), mend) from None
+
+
+def lower_first(sentence: str) -> str:
+    """A sentence as the middle of another."""
+    return sentence[:1].lower() + sentence[1:]
