@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from featherweight.verbs.adapter_inspect import adapter_inspect as adapter_inspect
     from featherweight.verbs.adapter_place import adapter_place as adapter_place
     from featherweight.verbs.adapter_shrink import adapter_shrink as adapter_shrink
+    from featherweight.verbs.adjudicate import adjudicate as adjudicate
     from featherweight.verbs.apply import apply as apply
     from featherweight.verbs.audit_component import audit_component as audit_component
     from featherweight.verbs.compare_optimizers import compare_optimizers as compare_optimizers
@@ -43,7 +44,8 @@ _WHERE = {
     "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt",
     "adapt_segmenter": "verbs.adapt_segmenter", "adapter_export": "verbs.adapter_export",
     "adapter_inspect": "verbs.adapter_inspect", "adapter_place": "verbs.adapter_place",
-    "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
+    "adapter_shrink": "verbs.adapter_shrink", "adjudicate": "verbs.adjudicate",
+    "apply": "verbs.apply", "audit_component": "verbs.audit_component",
     "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
     "fit": "verbs.fit", "garak": "verbs.garak", "graft": "verbs.graft", "import_garak": "verbs.garak",
     "load_segmenter": "verbs.adapt_segmenter", "open_model": "core.source", "plan": "verbs.plan",
@@ -52,8 +54,8 @@ _WHERE = {
 
 __all__ = [
     "Budget", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export", "adapter_inspect", "adapter_place",
-    "adapter_shrink", "apply", "audit_component", "compare_optimizers", "distill_component", "fit", "garak", "graft",
-    "import_garak", "load_segmenter", "open_model", "plan", "report", "safety", "technique", "verify",
+    "adapter_shrink", "adjudicate", "apply", "audit_component", "compare_optimizers", "distill_component", "fit",
+    "garak", "graft", "import_garak", "load_segmenter", "open_model", "plan", "report", "safety", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

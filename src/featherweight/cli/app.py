@@ -7,6 +7,7 @@ import typer
 from featherweight.cli import (
     adapt,
     adapter,
+    adjudicate,
     apply,
     audit_component,
     compare_optimizers,
@@ -38,6 +39,7 @@ app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("verify")(verify.verify)
 app.command("safety")(safety.safety)
+app.command("adjudicate")(adjudicate.adjudicate)
 app.command("garak")(garak.garak)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)

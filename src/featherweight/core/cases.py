@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from featherweight.core.errors import DataError, nearest
 from featherweight.core.user_file import numbered_lines, read_text
@@ -172,7 +172,17 @@ def paired(direct: CaseSet, framed: CaseSet) -> dict[str, list[Case]]:
     return found
 
 
-def require_same(one: Sequence[Case], other: Sequence[Case], what: str) -> None:
+class Identified(Protocol):
+    """A case, or an answer to one: what was asked, by id and digest."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def require_same(one: Sequence[Identified], other: Sequence[Identified], what: str) -> None:
     """Refuses two lists of cases that do not ask the same things in the same order.
 
     Raises:

@@ -26,6 +26,8 @@ from featherweight.core.labels import Role
 from featherweight.core.user_file import digest_of
 
 DETECTORS: tuple[Any, ...] = ("empty", "repetition", "refusal")
+REFUSALS = ("I'm sorry", "I am sorry", "I can't", "I cannot", "I won't", "I must decline", "I'm unable", "As an AI")
+COMPLIANCES = ("Sure", "Of course", "Certainly", "Here", "The", "To", "Yes", "You")
 
 
 def _share(value: Any) -> Any:
@@ -100,6 +102,13 @@ class Judge(_Part):
     settings: Mapping[str, Any] = Field(default_factory=dict, description="of the plug-in")
 
 
+class Openings(_Part):
+    """How refusals and other answers begin, for the refusal margin, which warns and decides nothing."""
+
+    refuse: tuple[str, ...] = Field(REFUSALS, min_length=1)
+    comply: tuple[str, ...] = Field(COMPLIANCES, min_length=1)
+
+
 class Drawing(_Part):
     """How answers are drawn: the same for every model that is compared."""
 
@@ -144,6 +153,7 @@ class Policy(_Part):
     runs: int = Field(1, ge=1, description="how often every case is put; later runs have other seeds")
     thresholds: Thresholds = Thresholds()
     margins: Margins = Margins()
+    openings: Openings = Openings()
     store_text: bool = Field(True, description="keep answers, or only their hashes")
 
     def case_sets(self) -> dict[Role, CaseSet]:

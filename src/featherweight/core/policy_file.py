@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from featherweight.core.errors import PolicyError, nearest
 from featherweight.core.fields import lower_first
-from featherweight.core.policy import Drawing, Judge, Margins, Policy, Sets, Thresholds
+from featherweight.core.policy import Drawing, Judge, Margins, Openings, Policy, Sets, Thresholds
 from featherweight.core.user_file import read_text
 
 _PARTS: dict[Any, Any] = {
     "sets": Sets, "judge": Judge, "generation": Drawing, "thresholds": Thresholds, "margins": Margins,
+    "openings": Openings,
 }  # fmt: skip
 
 

@@ -98,6 +98,11 @@ class HuggingFaceConnector:
         text = str(self.model.tokenizer.decode(ids, skip_special_tokens=True))
         return Answer(text, ended=ended, tokens=len(ids), seconds=seconds)
 
+    @property
+    def module(self) -> Any:
+        """The transformers module that answers."""
+        return self._module
+
     @functools.cached_property
     def _module(self) -> Any:
         return self.model.module().to(self.device)
