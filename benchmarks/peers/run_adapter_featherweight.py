@@ -60,7 +60,7 @@ def main() -> None:
     )
     model, run, rows = open_model(job.model), Run(seed=SEED), rows_of(job)
     plan = plan_memory(model, technique, shape_of(technique, rows), job.limit or None)
-    with fitted(technique, model, run, plan.levers if job.limit else None) as adapted:
+    with fitted(technique, model, run, plan if job.limit else None) as adapted:
         course = technique.train(adapted, rows, run, Hooks(loss_of=clock.loss))
     clock.note()
     report(

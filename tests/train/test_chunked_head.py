@@ -80,6 +80,13 @@ def test_loss_and_gradients_are_those_of_all_logits(
     assert reason_for_own_logits(module) is None
 
 
+def test_in_half_precision_the_head_still_goes_in_pieces(tmp_path: Path) -> None:
+    half, batch = lora(tmp_path).to(torch.bfloat16), batch_of()
+    own = float(full(half, batch).detach())
+    assert float(loss_of(half, batch)[0].detach()) == pytest.approx(own, rel=0.01)
+    assert reason_for_own_logits(half) is None
+
+
 def test_a_head_with_an_adapter_keeps_its_own_logits(tmp_path: Path) -> None:
     module = lora(tmp_path, targets=r".*(q_proj|lm_head)", tie_word_embeddings=False)
     batch = batch_of()

@@ -19,6 +19,7 @@ from featherweight.techniques.adapt.lora import Lora
 from featherweight.techniques.adapt.matryoshka_lora import MatryoshkaLora
 from featherweight.testing.tiny import tiny_model
 from featherweight.train.fitted import fitted
+from featherweight.train.memory import MemoryPlan
 from featherweight.train.memory_terms import Levers
 from featherweight.verbs import adapt as verb
 from featherweight.verbs.adapt import adapt, plan_adapt
@@ -48,7 +49,8 @@ def test_levers_change_nothing_of_what_is_learned(
     method = technique(data=str(data), dropout=dropout, **FIELDS, **nested)  # type: ignore[arg-type]
     found = []
     for levers in (Levers(), Levers(recompute=True), EVERYTHING):
-        with fitted(method, model, Run(seed=1), levers, tmp_path / "near") as adapted:
+        plan = MemoryPlan(levers, dict.fromkeys(("activations", "logits", "working memory"), 0), None)
+        with fitted(method, model, Run(seed=1), plan, tmp_path / "near") as adapted:
             course = method.train(adapted, method.rows(model, Run()), Run(seed=1))
             found.append(
                 (course.losses, [each.detach().clone() for each in adapted.parameters() if each.requires_grad])

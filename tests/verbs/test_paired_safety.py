@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Command
 from featherweight.core.errors import CheckpointError, DataError, LedgerError, PolicyError
 from featherweight.core.labels import Label, Role
 from featherweight.core.policy import Margins, Openings, Policy, Sets, Thresholds
@@ -26,6 +25,7 @@ from featherweight.verify.gate import Verdict
 from featherweight.verify.section import Section
 from scripted import REFUSAL, SERVED, Neighbourly, Scripted, question, write_cases
 
+Command = Callable[..., Any]
 ITEMS = 200
 MARGINS = Margins(direct=0.05, framed=0.05, benign=0.05, capability=0.05, gap=0.05)
 

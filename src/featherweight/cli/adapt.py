@@ -37,7 +37,9 @@ def adapt(
     other_rows: Annotated[
         int, typer.Option(min=2, help="rows of other text on which the adapted model is compared with the base")
     ] = 24,
-    memory: Annotated[str | None, typer.Option(help="most memory that training may take: 2GB, 900MiB")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="most memory that training may take, of a GPU its own: 2GB, 900MiB")
+    ] = None,
     base_format: Annotated[
         list[str] | None, typer.Option(help="a format to which the frozen base may be rounded to fit: int8-g64")
     ] = None,
@@ -64,7 +66,10 @@ def adapt(
     fields = {**{name: each for name, each in named.items() if each is not None}, **_fields(set_ or [])}
     formats = base_format or []
     if plan:
-        print_memory_plan(plan_adapt(model, data, method=method, fields=fields, memory=memory, base_formats=formats))
+        found = plan_adapt(
+            model, data, method=method, fields=fields, memory=memory, base_formats=formats, device=device, trust=trust
+        )
+        print_memory_plan(found)
         return
     if out is None:
         raise RecipeError("--out", "is missing", "name the folder of the adapter, or ask for --plan alone")

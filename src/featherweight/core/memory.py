@@ -1,4 +1,4 @@
-"""Resident memory of this process, as the operating system counts it: its peak, and giving back what is free."""
+"""Memory of this process: resident as the operating system counts it, or what torch holds of a GPU; giving back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from pathlib import Path
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
-def peak_memory() -> int:
-    """Largest resident set of this process so far, in bytes."""
+def peak_memory(device: str = "cpu") -> int:
+    """Largest resident set of this process so far, in bytes; of a GPU, the most that torch's tensors took."""
+    if device != "cpu":
+        from featherweight.core.lazy import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="utf-8").splitlines():
@@ -30,15 +34,24 @@ def peak_memory() -> int:
         return int(psutil.Process().memory_info().rss)
 
 
-def resident_memory() -> int:
-    """Resident set of this process now, in bytes."""
+def resident_memory(device: str = "cpu") -> int:
+    """Resident set of this process now, in bytes; of a GPU, what torch's tensors take."""
+    if device != "cpu":
+        from featherweight.core.lazy import torch
+
+        return int(torch.cuda.memory_allocated(device))
     import psutil
 
     return int(psutil.Process().memory_info().rss)
 
 
-def forget_peak() -> bool:
+def forget_peak(device: str = "cpu") -> bool:
     """Starts the count of `peak_memory` again from what is resident now; False where the system cannot (Linux can)."""
+    if device != "cpu":
+        from featherweight.core.lazy import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -55,6 +68,20 @@ def give_back_memory() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+def given_back_above(limit: int) -> Callable[[], None]:
+    """Something to call now and then: it gives freed memory back whenever this process has more than `limit` bytes.
+
+    What is given back costs a page fault for each page that is used again, so it is done when it must be: a training
+    step that had all large blocks returned as soon as they were free spent a third of its processor time on that.
+    """
+
+    def relieve() -> None:
+        if resident_memory() > limit:
+            give_back_memory()
+
+    return relieve
 
 
 @contextmanager

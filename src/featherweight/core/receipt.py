@@ -21,7 +21,7 @@ from typing import Any
 from featherweight.core.errors import LedgerError
 
 GENESIS = "0" * 64
-_LIBRARIES = ("featherweight", "torch", "transformers", "peft", "numpy", "gguf", "xllamacpp", "compressed-tensors")
+_LIBRARIES = ("torch", "transformers", "peft", "numpy", "gguf", "xllamacpp", "compressed-tensors")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,9 @@ def _verify(line: str, where: str, previous: str) -> Receipt:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that a result depends on."""
-    found = {"python": platform.python_version()}
+    import featherweight
+
+    found = {"python": platform.python_version(), "featherweight": featherweight.__version__}
     for name in _LIBRARIES:
         try:
             found[name] = metadata.version(name)

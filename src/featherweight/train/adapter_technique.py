@@ -132,7 +132,7 @@ class AdapterTechnique(Technique):
             module: the model's module where it is not the usual one, such as one whose matrices are kept small.
         """
         config = self.peft_config(model)
-        module = module or model.module(self._dtype(run.device)).to(run.device)
+        module = module or model.module(self.compute_dtype(run.device)).to(run.device)
         adapted = attach(module, config, run.generator(f"{self.name}/init"))
         find_optimizer(self.optimizer).load()
         if (schedule := self._unfreezing(adapted)) and self.epochs is None:
@@ -156,7 +156,8 @@ class AdapterTechnique(Technique):
             stop=stop_when_flat(Governor(budget=steps), max(1, steps // _LOOKS)) if self.stop_when_flat else hooks.stop,
         )  # fmt: skip
 
-    def _dtype(self, device: str) -> torch.dtype:
+    def compute_dtype(self, device: str) -> torch.dtype:
+        """In which the base computes on a device."""
         has_it = device.startswith("cuda") and torch.cuda.is_bf16_supported()
         chosen = self.precision if self.precision != "auto" else "bfloat16" if has_it else "float32"
         return torch.bfloat16 if chosen == "bfloat16" else torch.float32
@@ -222,7 +223,10 @@ class AdapterTechnique(Technique):
             from featherweight.train.subset_softmax import Subset
 
             hooks = replace(hooks, loss_of=partial(loss_of, narrow=Subset(self.softmax_neighbours)))
-        return Trainer(adapted, rows, pace, run, self.name, hooks).train(kept)
+        from featherweight.train.low_rank import fused
+
+        with fused(adapted):
+            return Trainer(adapted, rows, pace, run, self.name, hooks).train(kept)
 
     @classmethod
     def neutral(cls) -> Self:

@@ -19,14 +19,12 @@ from typing import Any
 
 from featherweight.core.batch import IGNORED, Batch
 from featherweight.core.lazy import torch
-from featherweight.train.frozen import PIECE, FrozenLinear
+from featherweight.train.frozen import PIECE, FrozenLinear, Pieces
 
 LOGITS = 1 << 22
 """Logits in memory at once, 16 MB."""
 _CHECKED = 4  # positions at which the first loss of a head is compared with the module's own logits
 _TOLERANCE = 1e-3
-
-Pieces = Callable[[], Iterator[tuple[int, torch.Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,8 @@ def _agree(module: Any, head: Any, hidden: torch.Tensor, own: torch.Tensor) -> b
         ours = head_of(module)
         few = hidden[: len(own)].float()
         logits = torch.cat([ours.logits(few, first, weight) for first, weight in ours.pieces()], -1)
-        same = torch.allclose(logits, own.float(), rtol=_TOLERANCE, atol=_TOLERANCE * float(own.abs().max()))
+        near = max(_TOLERANCE, 4 * torch.finfo(own.dtype).eps)  # the module's own logits are rounded to its dtype
+        same = torch.allclose(logits, own.float(), rtol=near, atol=near * float(own.abs().max()))
     if same:
         _as_expected[head] = True
     else:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featherweight.core.memory import give_back_memory, large_blocks_returned
+from featherweight.core.memory import give_back_memory, given_back_above, large_blocks_returned
 from featherweight.core.model import Model
 from featherweight.core.packing import PackedRows
 from featherweight.core.run import Run
@@ -15,11 +15,12 @@ from featherweight.train.memory_terms import DENSE, DISK, Levers, Shape
 
 if TYPE_CHECKING:
     from featherweight.train.adapter_technique import AdapterTechnique
+    from featherweight.train.memory import MemoryPlan
 
 
 @contextmanager
 def fitted(
-    technique: AdapterTechnique, model: Model, run: Run, levers: Levers | None = None, folder: Path | None = None
+    technique: AdapterTechnique, model: Model, run: Run, plan: MemoryPlan | None = None, folder: Path | None = None
 ) -> Iterator[Any]:
     """PEFT's wrapper of the model's module with a new adapter, the same that `technique.attach` makes.
 
@@ -27,26 +28,33 @@ def fitted(
         technique: the method.
         model: the base.
         run: gives the device and the generators.
-        levers: what is done to stay below a limit, as long as the `with` block lasts; None = there is no limit.
+        plan: what is done to stay below a limit, as long as the `with` block lasts; None = there is no limit.
         folder: where the temporary file goes, if one is needed; None = the system's folder for those.
     """
     from featherweight.train.frozen_module import frozen_module
     from featherweight.train.recompute import recomputed
     from featherweight.train.spill import Spill
 
+    levers = plan.levers if plan else Levers()
     with ExitStack() as stack:
-        if levers is None:
-            levers = Levers()
-        else:
-            stack.enter_context(large_blocks_returned())
+        small = stack.enter_context(ExitStack())
+        if plan:
+            small.enter_context(large_blocks_returned())
         spill = stack.enter_context(Spill(folder)) if levers.offload or levers.base == DISK else None
-        module = None if levers.base == DENSE else frozen_module(model, levers.base, spill)
+        dtype = technique.compute_dtype(run.device)
+        module = None if levers.base == DENSE else frozen_module(model, levers.base, spill, run.device, dtype)
         adapted = technique.attach(model, run, module)
         give_back_memory()
-        if levers.recompute:
+        if plan and levers.recompute:
+            small.close()  # from here on memory is given back behind the blocks, when it must be
+            relieve = given_back_above(plan.resting) if run.device == "cpu" else _nothing
             blocks = adapted.get_base_model().model.layers
-            stack.enter_context(recomputed(blocks, spill if levers.offload else None))
+            stack.enter_context(recomputed(blocks, spill if levers.offload else None, relieve))
         yield adapted
+
+
+def _nothing() -> None:
+    """Torch keeps and reuses a GPU's memory by itself."""
 
 
 def shape_of(technique: AdapterTechnique, rows: PackedRows) -> Shape:

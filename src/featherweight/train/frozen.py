@@ -19,7 +19,7 @@ from torch import nn
 from featherweight.core.checkpoint import Entry, Stored
 from featherweight.core.errors import TrainingError
 from featherweight.core.formats import Packed
-from featherweight.core.formats.expand import expand, expand_rows, row_slice
+from featherweight.core.formats.expand import expand, expand_rows, moved, row_slice
 from featherweight.core.lazy import torch
 from featherweight.train.spill import Spill, Spilled
 
@@ -83,17 +83,17 @@ class Frozen:
         return taken.reshape(*rows.shape, self.shape[1])
 
 
-def kept(entry: Entry) -> Frozen:
-    """A tensor of a model in memory, in the bytes in which it is stored."""
-    stored = entry.load()
+def kept(entry: Entry, device: str = "cpu") -> Frozen:
+    """A tensor of a model in a device's memory, in the bytes in which it is stored."""
+    stored = moved(entry.load(), device)
     cut = [(first, last, row_slice(stored, first, last)) for first, last in _cuts(entry)]
     pieces = [Piece(first, last - first, functools.partial(_same, part)) for first, last, part in cut]
     return Frozen(_shape(entry), pieces, entry.nbytes)
 
 
-def spilled(entry: Entry, spill: Spill) -> Frozen:
+def spilled(entry: Entry, spill: Spill, device: str = "cpu") -> Frozen:
     """A tensor of a model in a temporary file, from which its pieces are read whenever they are needed."""
-    stored = entry.load()
+    stored = moved(entry.load(), device)
     pieces = [
         Piece(first, last - first, _reader(row_slice(stored, first, last), spill)) for first, last in _cuts(entry)
     ]
@@ -122,32 +122,50 @@ def _reader(stored: Stored, spill: Spill) -> Callable[[], Stored]:
     return lambda: Packed(stored.format, stored.shape, {name: spill.get(each) for name, each in places.items()})
 
 
+Pieces = Callable[[], "Iterator[tuple[int, torch.Tensor]]"]
+"""First row and values of every piece of a matrix, whenever they are needed."""
+
+
+def whole(weight: torch.Tensor) -> Pieces:
+    """A dense matrix as its only piece."""
+    return lambda: iter([(0, weight)])
+
+
+def product(x: torch.Tensor, pieces: Pieces, bias: torch.Tensor | None, size: int) -> torch.Tensor:
+    """x W^T + bias, [..., size], in new memory."""
+    out: torch.Tensor | None = None
+    for first, weight in pieces():
+        part = slice(first, first + len(weight))
+        one = nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias[part])
+        if len(weight) == size:
+            return one
+        out = x.new_empty(*x.shape[:-1], size) if out is None else out
+        out[..., part] = one
+    assert out is not None  # a matrix has rows
+    return out
+
+
+def product_back(grad: torch.Tensor, pieces: Pieces) -> torch.Tensor:
+    """grad W, [..., in], in new memory."""
+    parts = ((grad[..., first : first + len(weight)], weight.to(grad.dtype)) for first, weight in pieces())
+    part, weight = next(parts)
+    total = part @ weight
+    for part, weight in parts:
+        total += part @ weight
+    return total
+
+
 class _Product(torch.autograd.Function):
     """x W^T + bias; only W's small form is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, frozen: Frozen, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.frozen = frozen
-        if len(frozen.pieces) == 1:
-            [(_, weight)] = frozen.lent()
-            return nn.functional.linear(x, weight.to(x.dtype), bias)
-        out = x.new_empty(*x.shape[:-1], frozen.shape[0])
-        for first, weight in frozen.lent():
-            part = slice(first, first + len(weight))
-            out[..., part] = nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias[part])
-        return out
+        return product(x, frozen.lent, bias, frozen.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
-        [grad] = grads
-        if not ctx.needs_input_grad[0]:
-            return None, None, None
-        parts = ((grad[..., first : first + len(weight)], weight.to(grad.dtype)) for first, weight in ctx.frozen.lent())
-        part, weight = next(parts)
-        total = part @ weight
-        for part, weight in parts:
-            total += part @ weight
-        return total, None, None
+        return product_back(grads[0], ctx.frozen.lent) if ctx.needs_input_grad[0] else None, None, None
 
 
 class Values(torch.Tensor):
@@ -192,9 +210,9 @@ class FrozenLinear(nn.Linear):
 class FrozenEmbedding(nn.Embedding):
     """A frozen table of which only the rows that are looked up become dense."""
 
-    def __init__(self, frozen: Frozen) -> None:
+    def __init__(self, frozen: Frozen, dtype: torch.dtype = torch.float32) -> None:
         nn.Module.__init__(self)
-        self.frozen = frozen
+        self.frozen, self.dtype = frozen, dtype
         self.num_embeddings, self.embedding_dim = frozen.shape
         self.padding_idx = None
 
@@ -205,4 +223,4 @@ class FrozenEmbedding(nn.Embedding):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [...] -> [..., hidden]."""
-        return self.frozen.take(ids)
+        return self.frozen.take(ids).to(self.dtype)

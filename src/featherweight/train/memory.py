@@ -3,9 +3,11 @@
 Weights, adapter, gradients and optimizer states are counted; what one block saves for its backward pass is counted by
 watching a step of a one-block model of the same architecture, with the same method, rows and length; what such a step
 takes beyond that is measured there as resident memory. The rest follows: activations of all blocks, or of one where
-blocks are computed again; their inputs in memory or on disk; logits of all tokens or of one piece.
+blocks are computed again; their inputs in memory or on disk; logits of all tokens or of one piece. What a limit leaves
+over is not idle: freed memory stays with the process up to there, because to give it back and ask again costs time.
 
-It knows the process, not the machine: memory of other processes and the system's file cache are not in it. Levers that
+It knows the process, not the machine: memory of other processes and the system's file cache are not in it, nor what
+CUDA itself takes of a GPU (some hundred megabytes), where the limit is one of the GPU's memory. Levers that
 change what is learned (a base rounded to a format) are never taken unless they are allowed by name.
 """
 
@@ -18,10 +20,13 @@ from typing import Any
 
 from featherweight.core.budget import format_bytes
 from featherweight.core.errors import BudgetError
+from featherweight.core.lazy import torch
 from featherweight.core.memory import large_blocks_returned
 from featherweight.core.model import Model
 from featherweight.train.memory_facts import facts_of
 from featherweight.train.memory_terms import DENSE, STORED, Facts, Levers, Shape
+
+KEPT = "freed, kept for reuse"
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,14 @@ class MemoryPlan:
         return sum(self.terms.values())
 
     @property
+    def resting(self) -> int:
+        """Bytes that the process may have between two blocks, so that no block takes it beyond the total."""
+        return self.total - sum(self.terms[name] for name in ("activations", "logits", "working memory"))
+
+    @property
     def binding(self) -> str:
         """The largest term that a lever, a smaller rank or a smaller shape can change."""
-        return max((name for name in self.terms if name != "libraries"), key=lambda name: self.terms[name])
+        return max((name for name in self.terms if name not in ("libraries", KEPT)), key=lambda name: self.terms[name])
 
     def receipt(self, measured: int | None) -> dict[str, Any]:
         """Plan and measured peak of the process, as plain values."""
@@ -85,8 +95,10 @@ def plan_from(facts: Facts, limit: int | None = None) -> MemoryPlan:
         assert limit is not None
         raise _refusal(facts, possible, limit)
     lower = sorted(((each, facts.total(each)) for each in possible), key=lambda pair: pair[1])
-    total = facts.total(chosen)
-    return MemoryPlan(chosen, facts.terms(chosen), limit, tuple(pair for pair in lower if pair[1] < total))
+    terms, total = facts.terms(chosen), facts.total(chosen)
+    if limit is not None and chosen.recompute and facts.device == "cpu":
+        terms[KEPT] = limit - total
+    return MemoryPlan(chosen, terms, limit, tuple(pair for pair in lower if pair[1] < total))
 
 
 def _refusal(facts: Facts, possible: list[Levers], limit: int) -> BudgetError:
@@ -119,7 +131,13 @@ def _mend(binding: str) -> str:
 
 
 def plan_memory(
-    model: Model, method: Any, shape: Shape, limit: int | None = None, allowed: Sequence[str] = ()
+    model: Model,
+    method: Any,
+    shape: Shape,
+    limit: int | None = None,
+    allowed: Sequence[str] = (),
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> MemoryPlan:
     """The quickest way to train that stays below a limit.
 
@@ -127,12 +145,14 @@ def plan_memory(
         model: the base.
         method: an `AdapterTechnique`: its PEFT configuration and its loss of a step.
         shape: rows that pass the model at once.
-        limit: bytes of this process at its peak; None = none.
+        limit: bytes of this process at its peak, or of torch's tensors on a GPU; None = none.
         allowed: formats to which the base may be rounded.
+        device: where it trains.
+        dtype: in which the base computes; None = float32.
 
     Raises:
         BudgetError: nothing fits; names the limit, the least possible and what it is made of.
     """
 
     with large_blocks_returned():
-        return plan_from(facts_of(model, method, shape, allowed), limit)
+        return plan_from(facts_of(model, method, shape, allowed, device, dtype), limit)

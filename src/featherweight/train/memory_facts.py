@@ -22,15 +22,23 @@ from featherweight.core.model import Model
 from featherweight.train.chunked_head import LOGITS, loss_of
 from featherweight.train.frozen import PIECE
 from featherweight.train.frozen_module import frozen_module, matrices
+from featherweight.train.low_rank import fused
 from featherweight.train.memory_terms import DENSE, DISK, STORED, Facts, Shape
 from featherweight.train.recompute import recomputed
 
-_WORD = 4  # bytes of a float32
+_WORD = 4  # bytes of a float32: adapters, gradients, states and the head's loss
 _ADAM = 2  # states a parameter
 _LOGIT_COPIES = 3  # logits, their softmax and its gradient
 
 
-def facts_of(model: Model, method: Any, shape: Shape, allowed: Sequence[str] = ()) -> Facts:
+def facts_of(
+    model: Model,
+    method: Any,
+    shape: Shape,
+    allowed: Sequence[str] = (),
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Facts:
     """Counts and measures.
 
     Args:
@@ -38,37 +46,40 @@ def facts_of(model: Model, method: Any, shape: Shape, allowed: Sequence[str] = (
         method: gives `peft_config(model)` and `step_loss(adapted, loss, generator)`.
         shape: rows that pass the model at once.
         allowed: formats to which the base may be rounded.
+        device: where it trains; of a GPU, only its own memory counts.
+        dtype: in which the base computes; None = float32.
     """
     give_back_memory()
-    resident = resident_memory()
+    resident, dtype = resident_memory(device), dtype or torch.float32
     tokens, hidden = shape.rows * shape.length, model.architecture.sizes["hidden"]
     vocabulary = model.settings["vocab_size"]
     trained = trained_parameters(model, method)
     pieces = _WORD * (2 * LOGITS + 3 * tokens * hidden)
-    block, outside, working = _measured(model, method, shape, pieces)
+    block, outside, working = _measured(model, method, shape, pieces, device, dtype)
     return Facts(
         resident=resident,
-        weights=base_bytes(model, allowed),
+        weights=base_bytes(model, allowed, dtype.itemsize),
         adapter=_WORD * trained,
         optimizer=_ADAM * _WORD * trained,
         block=block,
         outside=outside,
-        inputs=_WORD * tokens * hidden,
+        inputs=dtype.itemsize * tokens * hidden,
         blocks=model.architecture.blocks,
         logits=_LOGIT_COPIES * _WORD * tokens * vocabulary,
         pieces=pieces,
         dense=2 * _WORD * max(min(PIECE, math.prod(model.entries[name].shape)) for name in matrices(model)),
         working=working,
+        device=device,
     )
 
 
-def base_bytes(model: Model, allowed: Sequence[str] = ()) -> dict[str, int]:
-    """Bytes that the frozen weights keep in memory, by the way they are kept."""
+def base_bytes(model: Model, allowed: Sequence[str] = (), word: int = _WORD) -> dict[str, int]:
+    """Bytes that the frozen weights keep in memory, by the way they are kept; a dense number takes `word`."""
     small = set(matrices(model))
-    outside = sum(_WORD * math.prod(entry.shape) for name, entry in model.entries.items() if name not in small)
+    outside = sum(word * math.prod(entry.shape) for name, entry in model.entries.items() if name not in small)
     stored = {name: model.entries[name].nbytes for name in small}
     found = {
-        DENSE: sum(_WORD * math.prod(entry.shape) for entry in model.entries.values()),
+        DENSE: sum(word * math.prod(entry.shape) for entry in model.entries.values()),
         STORED: outside + sum(stored.values()),
         DISK: outside,
     }
@@ -96,37 +107,40 @@ def first_block(model: Model) -> Model:
     return model.with_changes(drop=dropped, config=config)
 
 
-def _measured(model: Model, method: Any, shape: Shape, pieces: int) -> tuple[int, int, int]:
+def _measured(
+    model: Model, method: Any, shape: Shape, pieces: int, device: str, dtype: torch.dtype
+) -> tuple[int, int, int]:
     """Bytes that the first block saves, that the rest saves, and that a step takes beyond them and the head."""
-    adapted = _one_block(model, method)
-    batch = _random_batch(shape, model.settings["vocab_size"])
+    adapted = _one_block(model, method, device, dtype)
+    batch = _random_batch(shape, model.settings["vocab_size"]).to(device)
     trained = [each for each in adapted.parameters() if each.requires_grad]
     [block] = adapted.get_base_model().model.layers
 
     def step() -> None:
         method.step_loss(adapted, lambda: loss_of(adapted, batch)[0], torch.Generator().manual_seed(0)).backward()
 
-    inside, everything = saved_bytes(adapted, block, step)
-    for each in trained:
-        each.grad = None
-    give_back_memory()
-    before, known = resident_memory(), forget_peak()
-    with recomputed([block]):
-        step()
-    grown = peak_memory() - before if known else 0
+    with fused(adapted):
+        inside, everything = saved_bytes(adapted, block, step)
+        for each in trained:
+            each.grad = None
+        give_back_memory()
+        before, known = resident_memory(device), forget_peak(device)
+        with recomputed([block]):
+            step()
+    grown = peak_memory(device) - before if known else 0
     gradients = sum(_WORD * each.numel() for each in trained)
     outside = max(0, everything - inside)
     # At least as much as gradients of a block's activations take: what is free in the heap hides growth.
     return inside, outside, max(inside, grown - inside - outside - pieces - gradients)
 
 
-def _one_block(model: Model, method: Any) -> Any:
+def _one_block(model: Model, method: Any, device: str, dtype: torch.dtype) -> Any:
     import peft
 
     small = first_block(model)
-    module = frozen_module(small, STORED)
+    module = frozen_module(small, STORED, device=device, dtype=dtype)
     # Later blocks get an input that needs a gradient, so this one does too.
-    anchor = torch.zeros((), requires_grad=True)
+    anchor = torch.zeros((), requires_grad=True, device=device, dtype=dtype)
     module.get_input_embeddings().register_forward_hook(lambda layer, args, output: output + anchor)
     try:
         config = method.peft_config(small)

@@ -24,8 +24,8 @@ _MARKS = 64  # numbers of a block's output that are compared
 class _Boundaries:
     """Inputs of blocks that wait for the backward pass, last in, first out."""
 
-    def __init__(self, spill: Spill | None) -> None:
-        self.spill = spill
+    def __init__(self, spill: Spill | None, relieve: Callable[[], None]) -> None:
+        self.spill, self.relieve = spill, relieve
         self.waiting: list[Spilled] = []
 
     def keep(self, hidden: torch.Tensor) -> torch.Tensor | Spilled:
@@ -58,6 +58,7 @@ class _Block(torch.autograd.Function):
             output = run(hidden)
         ctx.mark = _mark(output)
         ctx.kept = boundaries.keep(hidden)
+        boundaries.relieve()
         return output
 
     @staticmethod
@@ -73,6 +74,8 @@ class _Block(torch.autograd.Function):
             )  # fmt: skip
         if output.requires_grad:
             torch.autograd.backward(output, grads[0])
+        del output
+        ctx.boundaries.relieve()
         return None, None, None, hidden.grad
 
 
@@ -98,15 +101,16 @@ def _random_from(state: tuple[torch.Tensor, torch.Tensor | None], device: torch.
 
 
 @contextmanager
-def recomputed(blocks: Any, spill: Spill | None = None) -> Iterator[None]:
+def recomputed(blocks: Any, spill: Spill | None = None, relieve: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Checkpoints every block while the `with` block lasts, wherever a gradient is wanted.
 
     Args:
         blocks: the module list of a model's blocks, called with hidden states first.
         spill: where the inputs of blocks go; None = they stay in memory.
+        relieve: called behind every block, forward and backward, when what it needed has just been freed.
     """
     before = [(block.forward, "forward" in vars(block)) for block in blocks]
-    boundaries = _Boundaries(spill)
+    boundaries = _Boundaries(spill, relieve)
     anchor = torch.zeros((), requires_grad=True)
     for block, (original, _) in zip(blocks, before, strict=True):
         block.forward = _wrapped(original, boundaries, anchor)

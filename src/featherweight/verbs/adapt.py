@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.budget import parse_bytes
-from featherweight.core.errors import BudgetError, RecipeError, nearest
+from featherweight.core.errors import RecipeError, nearest
 from featherweight.core.memory import forget_peak, peak_memory
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
@@ -80,7 +80,8 @@ def adapt(
         place: "auto" probes the linears first and adapts one, the best (`verbs.adapter_place`); None = `fields` decide.
         held_out: share of the samples that the result is judged on.
         other_rows: rows of other text, 256 tokens each, on which the adapted model is compared with the base.
-        memory: most that this process may have resident while it trains, such as "2GB"; None = no limit.
+        memory: most that this process may have resident while it trains, or its tensors on a GPU, such as "2GB";
+            None = no limit.
         base_formats: formats to which the frozen base may be rounded if it does not fit otherwise.
         seed: of every random choice.
         device: "cpu" or "cuda".
@@ -107,7 +108,7 @@ def adapt(
     task = Task(str(model), base, technique, training, judged, run)
     plan = planned(task, memory, base_formats)
     # Refuses, before anything is written, what the model cannot have.
-    with fitted(technique, base, run, plan.levers if plan else None, Path(out).parent) as adapted:
+    with fitted(technique, base, run, plan, Path(out).parent) as adapted:
         inputs = {**task.inputs(), **_base_of(plan), "held_out": held_out, "versions": versions()}
         workspace = open_workspace(Path(out), inputs, resume) if processes.index == 0 else Workspace(Path(out))
         before = example_losses(adapted, task.held_out, device)
@@ -136,6 +137,7 @@ def plan_adapt(
     fields: Mapping[str, Any] | None = None,
     memory: str | int | None = None,
     base_formats: Sequence[str] = (),
+    device: str = "cpu",
     trust: bool = False,
     cache: Path | None = None,
 ) -> MemoryPlan:
@@ -146,35 +148,37 @@ def plan_adapt(
         data: as of `adapt`.
         method: as of `adapt`.
         fields: of that technique.
-        memory: most that this process may have resident; None = no limit.
+        memory: most that this process may have resident, or its tensors on a GPU; None = no limit.
         base_formats: formats to which the frozen base may be rounded if it does not fit otherwise.
+        device: "cpu" or "cuda".
         trust: allow pickled weights.
         cache: where converted models are kept.
 
     Raises:
         FeatherweightError: the model, the data or a field does not do, or nothing fits the limit.
     """
+    check_device(device)
     technique = adapter_technique(method, {**(fields or {}), "data": str(data)})
     base, run = open_parent(model, cache, trust), Run()
     rows = technique.packed(read_samples(data), base, run)
     limit = None if memory is None else parse_bytes(memory, "memory")
-    return plan_memory(base, technique, shape_of(technique, rows), limit, base_formats)
+    dtype = technique.compute_dtype(device)
+    return plan_memory(base, technique, shape_of(technique, rows), limit, base_formats, device, dtype)
 
 
 def planned(task: Task, memory: str | int | None, base_formats: Sequence[str]) -> MemoryPlan | None:
     """The plan for a limit; None where there is none.
 
     Raises:
-        BudgetError: nothing fits, or the training is on a GPU, whose memory is not planned.
+        BudgetError: nothing fits.
     """
     if memory is None:
         return None
-    if task.run.device != "cpu":
-        raise BudgetError(
-            "--memory", "plans the memory of this process, not a GPU's", "leave it out with --device cuda"
-        )
-    shape = shape_of(task.technique, task.rows)
-    return plan_memory(task.base, task.technique, shape, parse_bytes(memory, "memory"), base_formats)
+    shape, device = shape_of(task.technique, task.rows), task.run.device
+    return plan_memory(
+        task.base, task.technique, shape, parse_bytes(memory, "memory"), base_formats, device,
+        task.technique.compute_dtype(device),
+    )  # fmt: skip
 
 
 def _train(task: Task, adapted: Any, kept: Kept, plan: MemoryPlan | None) -> Trained:
@@ -185,9 +189,10 @@ def _train(task: Task, adapted: Any, kept: Kept, plan: MemoryPlan | None) -> Tra
         watch=lambda: mean_loss(adapted, task.held_out, task.run.device),
         watch_at=frozenset(round(steps * look / _LOOKS) for look in range(1, _LOOKS)),
     )
-    known = forget_peak() if plan is not None else False
+    device = task.run.device
+    known = forget_peak(device) if plan is not None else False
     course = task.technique.train(adapted, task.rows, task.run, hooks, kept)
-    memory = None if plan is None else plan.receipt(peak_memory() if known else None)
+    memory = None if plan is None else plan.receipt(peak_memory(device) if known else None)
     return Trained(course, time.perf_counter() - started, memory)
 
 

@@ -1,13 +1,13 @@
 """The block types of GGUF files: Q4_0 ... Q8_0, IQ4_NL, IQ4_XS and the K-quants.
 
 Scales are found by ggml's kernels (with importance where given), codes may then be rewritten by any rounding method,
-and values are read back by gguf-py, so that what is measured is what llama.cpp will load.
+and values are read back by ggml's kernels or gguf-py, so that what is measured is what llama.cpp will load.
 """
 
 from __future__ import annotations
 
 from featherweight.core.formats.base import Format, Grid, Packed
-from featherweight.core.formats.ggml_kernels import quantize
+from featherweight.core.formats.ggml_kernels import dequantize_into, quantize
 from featherweight.core.formats.ggml_layouts import LAYOUTS
 from featherweight.core.lazy import gguf, np, torch
 
@@ -66,6 +66,9 @@ class GgmlBlocks(Format):
         return self.from_blocks(torch.from_numpy(blocks.reshape(packed.shape[0], -1)), packed.shape[1])
 
     def dequantize(self, packed: Packed) -> torch.Tensor:
+        values = torch.empty(packed.shape)
+        if dequantize_into(packed.parts["blocks"].contiguous(), self.name, values):
+            return values
         kind = gguf.GGMLQuantizationType[self.name]
         return torch.from_numpy(gguf.quants.dequantize(packed.parts["blocks"].numpy(), kind))
 

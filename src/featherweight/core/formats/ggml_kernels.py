@@ -1,4 +1,4 @@
-"""ggml's own quantization kernels, called through the shared library inside the xllamacpp wheel.
+"""ggml's own kernels, to quantize and to read back, called through the shared library inside the xllamacpp wheel.
 
 Falls back to gguf-py's numpy code, which knows fewer types and takes no importance, where the wheel does not export
 the symbols. Rows are quantized in parallel threads: the kernels hold no Python lock.
@@ -10,11 +10,12 @@ import ctypes
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from featherweight.core.errors import FormatError
-from featherweight.core.lazy import gguf, np
+from featherweight.core.lazy import gguf, np, torch
 
 
 @functools.cache
@@ -69,6 +70,38 @@ def quantize(weight: np.ndarray, type_name: str, importance: np.ndarray | None =
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, edges[:-1], edges[1:]))
     return blocks
+
+
+def dequantize_into(blocks: torch.Tensor, type_name: str, values: torch.Tensor) -> bool:
+    """Writes the values of blocks into memory that is there; False where the kernels cannot.
+
+    Args:
+        blocks: uint8, contiguous.
+        type_name: their ggml type.
+        values: float32, contiguous, one number for each weight.
+    """
+    kernel = _reader(type_name)
+    if kernel is None or not (blocks.is_contiguous() and values.is_contiguous()):
+        return False
+    kernel(blocks.data_ptr(), values.data_ptr(), values.numel())
+    return True
+
+
+@functools.cache
+def _reader(type_name: str) -> Callable[[int, int, int], None] | None:
+    """The kernel that reads a type back, where its values are those of gguf-py to the last bit."""
+    kernels = library()
+    try:
+        kernel = getattr(kernels, f"dequantize_row_{type_name.lower()}")
+        kind = gguf.GGMLQuantizationType[type_name]
+        block, _ = gguf.GGML_QUANT_SIZES[kind]
+    except (AttributeError, KeyError):
+        return None
+    kernel.argtypes, kernel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
+    sample = quantize(np.random.default_rng(0).standard_normal((8, 4 * block), dtype=np.float32), type_name)
+    found = np.empty((8, 4 * block), dtype=np.float32)
+    kernel(sample.ctypes.data, found.ctypes.data, found.size)
+    return kernel if np.array_equal(found, gguf.quants.dequantize(sample, kind)) else None
 
 
 def _quantize_in_numpy(weight: np.ndarray, type_name: str) -> np.ndarray:

@@ -149,7 +149,7 @@ class PackedInteger(Format):
 
         scale = packed.parts["weight_scale"]
         if self.symmetric:
-            return torch.zeros(scale.shape)
+            return torch.zeros(scale.shape, device=scale.device)
         # Packed along rows; unpacked here along the last dimension of a fresh copy, because the library cannot view a
         # single word a column.
         words = packed.parts["weight_zero_point"].T.clone(memory_format=torch.contiguous_format)
@@ -179,7 +179,7 @@ class PackedInteger(Format):
         scale = packed.parts["weight_scale"][..., None]
         zero = self._zero(packed).to(scale.dtype)[..., None]
         codes = self.codes(packed).reshape(rows, scale.shape[1], -1)
-        result = torch.empty(codes.shape)
+        result = torch.empty(codes.shape, device=codes.device)
         together = (_few_rows(each, columns) for each in (result, codes, zero, scale))
         for part, some, shift, step in zip(*together, strict=True):
             # In bf16, as compressed-tensors multiplies when it loads the file.
