@@ -10,11 +10,13 @@ import torch
 from tests.layer_models import LABELS, QUICK, convolutional, damaged, damaged_module, samples, tiny_rows
 
 from featherweight.cli.layer_table import layer_rows, layer_sentences, print_layers
-from featherweight.core.errors import DataError
+from featherweight.core.errors import CheckpointError, DataError, OutputError
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
 from featherweight.measure.layer_compare import compare_layers, compare_modules
 from featherweight.measure.layer_labels import Labels, row_pair, token_pair
+from featherweight.measure.monitor import score_texts
+from featherweight.measure.monitor_folder import load_monitor
 from featherweight.measure.noise import shaken
 from featherweight.report.figures_page import write_page
 from featherweight.report.layer_charts import layer_figures
@@ -114,6 +116,35 @@ def test_children_of_other_shapes(deep: Path) -> None:
     for facts in (narrow, short.facts):
         print_layers(facts)
         assert layer_figures(facts)
+
+
+def test_a_child_of_another_width_is_compared_by_cka(deep: Path, models_folder: Path) -> None:
+    model = open_folder(deep)
+    other = open_folder(tiny_model(models_folder, num_hidden_layers=4, hidden_size=96))
+    section = layers_section(
+        model, other, tiny_rows(deep, 8), tiny_rows(deep, 4, 8), Run(), settings=QUICK, restore=True, draws=1
+    )
+    assert all(state["relative"] is None and 0 <= state["cka"] <= 1 for state in section.facts["states"])
+    assert any("another width" in note for note in section.facts["notes"])
+    assert any("no restoration" in note for note in section.facts["notes"])
+    print_layers(section.facts)
+    assert layer_figures(section.facts)
+
+
+def test_a_child_of_another_vocabulary_is_refused(deep: Path, models_folder: Path) -> None:
+    other = open_folder(tiny_model(models_folder, num_hidden_layers=4, vocab_size=520))
+    with pytest.raises(CheckpointError, match="a vocabulary of 520"):
+        layers_section(open_folder(deep), other, tiny_rows(deep, 4), tiny_rows(deep, 2, 8), Run(), settings=QUICK)
+
+
+def test_a_monitor_of_requests_is_written_on_the_way(deep: Path, tmp_path: Path) -> None:
+    model = open_folder(deep)
+    child, rows = damaged(model, "model.layers.1.*"), (tiny_rows(deep, 8), tiny_rows(deep, 4, 8))
+    layers_section(model, child, *rows, Run(), settings=QUICK, draws=0, monitor=tmp_path / "monitor")
+    for each in (model, child):
+        assert len(score_texts(load_monitor(tmp_path / "monitor", each), each, ["def f(x): return x"])) == 1
+    with pytest.raises(OutputError, match="exists already"):
+        layers_section(model, child, *rows, Run(), settings=QUICK, monitor=tmp_path / "monitor")
 
 
 @pytest.mark.parametrize("labels", ["kind", "frequency", "hash", "domain"])

@@ -143,6 +143,11 @@ def _walk(
             str(model.folder), f"is of the class {model.architecture.class_name}, with masks by domain",
             "fold it to one domain first",
         )  # fmt: skip
+    if rows.classes is not None and len(rows.classes.table) != model.architecture.size("vocab"):
+        raise CheckpointError(
+            str(model.folder), f"has a vocabulary of {model.architecture.size('vocab')}, the labels are classes of "
+            f"{len(rows.classes.table)} tokens", "compare models of one vocabulary, or use other labels",
+        )  # fmt: skip
     visitor = _Looking(rows, names, basis, outputs, log, reference)
     together = max(1, _TOKENS // rows.ids.shape[1])
     with run.progress.track(label, model.architecture.blocks) as advance:

@@ -11,16 +11,13 @@ from featherweight.core.budget import format_bytes
 from featherweight.core.errors import FormatError
 from featherweight.core.model import Model
 from featherweight.export.exporters import exporter
-from featherweight.measure.layer_compare import compare_layers
-from featherweight.measure.monitor import monitor_of
-from featherweight.measure.monitor_folder import save_monitor
 from featherweight.measure.quality import by_domain, compare, summarize
 from featherweight.measure.served_answers import differences
 from featherweight.measure.task_items import task_items
 from featherweight.verbs.verify_subjects import Child
 from featherweight.verify.gate import Check, Verdict, tokenizer_check
 from featherweight.verify.generation_section import answered_cases, generation_section
-from featherweight.verify.layer_audit import restored_layers, section_of
+from featherweight.verify.layer_audit import layers_section
 from featherweight.verify.quality_section import quality_section
 from featherweight.verify.section import Section
 from featherweight.verify.served_section import served_section
@@ -101,13 +98,11 @@ def layers_part(child: Child) -> list[Section]:
     if child.model is None or wanted.layers is None:
         return []
     fit, audit = wanted.layers.rows(parent.model, parent.run.seed, lambda: parent.rows)
-    compared = compare_layers(parent.model, child.model, fit, audit, parent.run)
-    restored, notes = (
-        restored_layers(parent.model, child.model, audit, parent.run) if wanted.layers.restore else (None, [])
-    )
-    if child.monitor is not None:
-        save_monitor(monitor_of(compared.peepholes, fit, [parent.model, child.model]), child.monitor)
-    return [section_of(compared, wanted.layers.limit, restored, parent.model.parameters, notes)]
+    section = layers_section(
+        parent.model, child.model, fit, audit, parent.run, limit=wanted.layers.limit, restore=wanted.layers.restore,
+        monitor=child.monitor,
+    )  # fmt: skip
+    return [section]
 
 
 PARTS: tuple[Part, ...] = (bytes_part, quality_part, generation_part, tasks_part, safety_part, layers_part)

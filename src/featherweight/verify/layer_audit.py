@@ -13,13 +13,16 @@ is correlation in the vocabulary of the labels given, except for the restoration
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from featherweight.core.errors import CheckpointError
+from featherweight.core.errors import CheckpointError, OutputError
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.measure.layer_compare import DRAWS, LayerComparison, compare_layers
 from featherweight.measure.layers import LayerSettings
+from featherweight.measure.monitor import monitor_of
+from featherweight.measure.monitor_folder import save_monitor
 from featherweight.measure.probe_rows import ProbeRows
 from featherweight.measure.restoration import Restoration, restoration
 from featherweight.verify.gate import Check, Verdict
@@ -52,6 +55,7 @@ def layers_section(
     limit: float | None = None,
     restore: bool = False,
     draws: int = DRAWS,
+    monitor: Path | None = None,
 ) -> Section:
     """The layer audit of a language model as a part of a verification.
 
@@ -65,14 +69,24 @@ def layers_section(
         limit: largest drift that any place may have; None = the audit informs and decides nothing.
         restore: also measure what putting back each layer would bring.
         draws: of noise.
+        monitor: a new folder for a monitor of requests to the parent, and to the child where its shapes are the
+            parent's; None = none is written.
+
+    Raises:
+        OutputError: the folder for the monitor exists.
+        CheckpointError: a model of masks by domain, or of another vocabulary than the labels'.
     """
+    if monitor is not None and monitor.exists():
+        raise OutputError(str(monitor), "exists already", "choose another folder or remove it")
     compared = compare_layers(parent, child, fit, audit, run, settings, draws)
-    restored, notes = restored_layers(parent, child, audit, run) if restore else (None, [])
+    if monitor is not None:
+        models = [parent] if compared.child.missing else [parent, child]
+        save_monitor(monitor_of(compared.peepholes, fit, models), monitor)
+    restored, notes = _restored(parent, child, audit, run) if restore else (None, [])
     return section_of(compared, limit, restored, parent.parameters, notes)
 
 
-def restored_layers(parent: Model, child: Model, audit: ProbeRows, run: Run) -> tuple[Restoration | None, list[str]]:
-    """What putting back each layer brings; or none, and the sentence that says why."""
+def _restored(parent: Model, child: Model, audit: ProbeRows, run: Run) -> tuple[Restoration | None, list[str]]:
     try:
         return restoration(parent, child, audit.some(_RESTORED_TOKENS), run), []
     except CheckpointError as error:
