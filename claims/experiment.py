@@ -112,17 +112,11 @@ class Experiment:
         by_seed, by_row = difference.mean(1) - statement.margin, difference.mean(0) - statement.margin
         picks = torch.randint(len(by_row), (_RESAMPLES, len(by_row)), generator=torch.Generator().manual_seed(0))
         low, high = by_row[picks].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=by_row.dtype)).tolist()
-        if high < 0 and bool((by_seed < 0).all()):
-            outcome = "holds"
-        elif low > 0 and bool((by_seed > 0).all()):
-            outcome = "contradicted"
-        else:
-            outcome = "undecided"
         return {
             "statement": str(statement),
             "difference": round(float(difference.mean()), 4),
             "interval": [round(low + statement.margin, 4), round(high + statement.margin, 4)],
-            "outcome": outcome,
+            "outcome": outcome_of(by_seed, low, high),
             **({} if self.unit == "nats per token" else {"unit": self.unit}),
         }
 
@@ -182,6 +176,13 @@ class Experiment:
             )
         console.print(table)
         console.print(f"[bold]{verdict}[/bold]")
+
+
+def outcome_of(by_seed: torch.Tensor, low: float, high: float) -> str:
+    """Of a statement that holds when a difference is below 0, in every seed and with its whole interval."""
+    if high < 0 and bool((by_seed < 0).all()):
+        return "holds"
+    return "contradicted" if low > 0 and bool((by_seed > 0).all()) else "undecided"
 
 
 def verdict_of(outcomes: Sequence[str]) -> str:

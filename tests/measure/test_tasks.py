@@ -9,6 +9,7 @@ import pytest
 from featherweight.core.errors import DataError, MissingExtra
 from featherweight.core.source import open_folder
 from featherweight.core.technique import build
+from featherweight.measure.task_items import task_items
 from featherweight.measure.tasks import LOCAL, questions, run_tasks
 from featherweight.testing import tiny_run
 
@@ -45,3 +46,17 @@ def test_local_task_runs_offline(tiny: Path) -> None:
     assert same.parent == same.child
     with pytest.raises(DataError, match="unknown"):
         run_tasks(model, model, ["helaswag"])
+
+
+def test_scores_of_every_question(tiny: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs the extra: pip install 'featherweight[eval]'")
+    model, run = open_folder(tiny), tiny_run(tiny)
+    child = build("rtn", {"format": "Q4_0"}).apply(model, run)
+    [found] = task_items(model, child, [LOCAL], run, limit=12)
+    [score] = run_tasks(model, child, [LOCAL], limit=12)
+    assert (found.task, found.metric, len(found.parent)) == (LOCAL, "acc", 12)
+    assert (found.parent.mean(), found.child.mean()) == (pytest.approx(score.parent), pytest.approx(score.child))
+    assert run.store.made == 2
+    [same] = task_items(model, model, [LOCAL], run, limit=12)
+    assert not same.gains.any()
+    assert run.store.made == 2

@@ -14,7 +14,6 @@ from featherweight.core.budget import format_bytes
 if TYPE_CHECKING:
     from featherweight.verbs.graft import GraftResult
     from featherweight.verbs.plan import Outlook
-    from featherweight.verbs.verify import Verification
 
 _SHOWN = 12
 
@@ -149,23 +148,6 @@ def print_plan(outlook: Outlook) -> None:
     frontier = new_table("expected frontier", *(format_bytes(each.memory) for each in outlook.curve[::6]))
     frontier.add_row("quality", *(percent(each.ratio) for each in outlook.curve[::6]))
     console.print(frontier)
-
-
-def print_verification(result: Verification) -> None:
-    """The checks with their verdicts and reasons."""
-    console = Console()
-    table = new_table("check", "asked for", "found", "verdict")
-    for check in result.checks:
-        table.add_row(check.name, check.asked, check.found, str(check.verdict))
-    console.print(table)
-    if result.quality is not None:
-        domains = new_table("by domain", "quality", "KL to parent", "same top token")
-        for name, each in [*result.domains.items(), ("all", result.quality)]:
-            domains.add_row(name, percent(each.ratio, each.ratio_interval), f"{each.kl:.4f}", percent(each.agreement))
-        console.print(domains)
-    for check in result.checks:
-        console.print(f"{check.name}: {check.reason}", highlight=False)
-    console.print(f"[bold]{result.verdict}[/bold]")
 
 
 def print_graft(result: GraftResult) -> None:

@@ -54,6 +54,17 @@ def parse_share(value: object, name: str, example: str = "85%") -> float:
     return share
 
 
+def parse_margin(value: object, name: str, example: str = "2%") -> float:
+    """A share in [0, 1) from "2%" or 0.02: how much may be lost."""
+    text = value.strip() if isinstance(value, str) else value
+    if text in (0, "0", "0%") and not isinstance(text, bool):
+        return 0.0
+    share = parse_share(value, name, example)
+    if share == 1:
+        raise BudgetError(f"--{name} {value}", "allows everything to be lost", f"write for example {example}")
+    return share
+
+
 def parse_bytes(value: object, name: str) -> int:
     """A number of bytes from "92MB" or an int."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):

@@ -16,6 +16,10 @@ from featherweight.core.lazy import torch
 from featherweight.core.memory import give_back_memory
 from featherweight.core.model import Model
 
+Compute = Callable[..., "torch.Tensor"]
+"""`compute(states)` runs the present block on other hidden states [rows, tokens, hidden] of the same tokens, with the
+masks and positions of this pass; `compute(states, other)` runs another block instead."""
+
 
 class Visitor:
     """What `stream` calls on its way; every method may be left out.
@@ -35,6 +39,9 @@ class Visitor:
 
     def leave(self, index: int, block: torch.nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         """Block `index` has run; `inputs` and `outputs` are [rows, tokens, hidden]."""
+
+    def replay(self, index: int, block: torch.nn.Module, compute: Compute) -> None:
+        """Block `index` has left and still has its weights: what would it, or another block, make of other states?"""
 
 
 def stream(
@@ -111,6 +118,11 @@ def _prepare(
             visitor.between(index, block)
         outputs = in_rows(original, count, rows, inputs, kwargs)
         visitor.leave(index, block, hidden, outputs)
+
+        def compute(states: torch.Tensor, other: Any = None) -> torch.Tensor:
+            return in_rows(other.forward if other else original, count, rows, (states, *args), kwargs)
+
+        visitor.replay(index, block, compute)
         block.to("meta")
         give_back_memory()
         if advance:

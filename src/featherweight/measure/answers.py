@@ -47,6 +47,7 @@ class Answer:
         ended: whether the model ended its turn itself; None where the connector cannot know.
         tokens: how many were drawn, the end of turn included; None where the connector cannot know.
         seconds: until the answer was there; a batch shares its time.
+        special: special tokens that it wrote, the one that ended its turn left out; empty where nobody can know.
     """
 
     text: str = ""
@@ -54,6 +55,7 @@ class Answer:
     ended: bool | None = None
     tokens: int | None = None
     seconds: float = 0.0
+    special: tuple[str, ...] = ()
 
 
 class Connector(Protocol):

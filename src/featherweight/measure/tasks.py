@@ -57,6 +57,21 @@ def run_tasks(parent: Model, child: Model, tasks: Sequence[str], limit: int | No
     Raises:
         MissingExtra: lm-eval is not installed; DataError: a task is unknown.
     """
+    parent_found, child_found = evaluated([parent, child], tasks, limit)
+    return _paired(parent_found, child_found)
+
+
+def evaluated(
+    models: Sequence[Model], tasks: Sequence[str], limit: int | None = None, items: bool = False
+) -> list[Mapping[str, Any]]:
+    """What the harness finds of each model.
+
+    Args:
+        models: each is in memory, in float32, while it is asked.
+        tasks: names as the harness knows them, or "python-docs".
+        limit: questions a task; None = all.
+        items: keep what each question scored.
+    """
     check_tasks(tasks)
     import lm_eval
     from lm_eval.tasks import TaskManager
@@ -64,13 +79,13 @@ def run_tasks(parent: Model, child: Model, tasks: Sequence[str], limit: int | No
     with TemporaryDirectory(prefix="featherweight-tasks-") as folder:
         write_local_task(Path(folder))
         manager = TaskManager(include_path=folder)
-        found = [
+        return [
             lm_eval.simple_evaluate(
-                model=_wrapped(model), tasks=list(tasks), task_manager=manager, limit=limit, bootstrap_iters=0
+                model=_wrapped(model), tasks=list(tasks), task_manager=manager, limit=limit, bootstrap_iters=0,
+                log_samples=items,
             )
-            for model in (parent, child)
-        ]
-    return _paired(found[0], found[1])
+            for model in models
+        ]  # fmt: skip
 
 
 def check_tasks(tasks: Sequence[str]) -> None:

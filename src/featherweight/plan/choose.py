@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from featherweight.core.budget import format_bytes
+from featherweight.core.reference_frame import Criterion, rank
 from featherweight.plan.candidates import smallest
 from featherweight.plan.frontier import pareto
 from featherweight.plan.goal import CRITERIA, Goal, Measured
-from featherweight.plan.rank import Criterion, rank
 from featherweight.plan.search import Trial
 from featherweight.plan.study import Study
 
@@ -48,7 +48,7 @@ def ranked(trials: Sequence[Trial], goal: Goal, parent_bytes: int) -> list[tuple
         alternatives[trial.candidate.name] = {
             "quality": measured.quality, "memory": measured.memory, "latency": measured.latency or 0.0,
         }  # fmt: skip
-    return [(by_name[name], score) for name, score in rank(alternatives, criteria(goal, parent_bytes))]
+    return [(by_name[name], score) for name, score in rank(alternatives, criteria(goal, parent_bytes)).ranked]
 
 
 def frontier(trials: Sequence[Trial]) -> list[Trial]:

@@ -10,6 +10,7 @@ import yaml
 from featherweight.core.budget import format_bytes
 from featherweight.core.formats import get
 from featherweight.report import charts
+from featherweight.report.template import chart, filled
 
 _RUNTIMES = {"gguf": "llama.cpp (GGUF)", "hf": "Hugging Face and vLLM (compressed-tensors)"}
 
@@ -20,15 +21,9 @@ def render(facts: Mapping[str, Any]) -> str:
     Args:
         facts: what `result.json` holds.
     """
-    import jinja2
-    from plotly.offline import get_plotlyjs
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("featherweight.report", ""), autoescape=True, undefined=jinja2.ChainableUndefined
-    )
-    environment.globals["bytes"] = format_bytes
     why = facts["why"]
-    return environment.get_template("page.html.jinja").render(
+    return filled(
+        "page.html.jinja",
         facts=facts,
         verdict=_verdict(facts),
         runtime=_RUNTIMES[facts["format"]],
@@ -39,14 +34,7 @@ def render(facts: Mapping[str, Any]) -> str:
         charts=_charts(facts),
         precision_note=_outside_blocks(facts),
         receipts=[_receipt(receipt) for receipt in facts["ledger"]],
-        plotly_js=_safe(get_plotlyjs()),
     )
-
-
-def _safe(script: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(script.replace("</script", "<\\/script"))
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
@@ -56,23 +44,13 @@ def _verdict(facts: Mapping[str, Any]) -> str:
 
 
 def _charts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    from markupsafe import Markup
-
     figures: dict[str, Any] = {}
     if facts["trials"]:
         figures["frontier"] = charts.frontier(facts)
     if facts["chosen"]:
         figures["domains"] = charts.domains(facts)
         figures["precision"] = charts.precision(facts, _bits(facts))
-    config = {"responsive": True, "displayModeBar": False}
-    return {
-        name: Markup(
-            figure.to_html(
-                full_html=False, include_plotlyjs=False, config=config, div_id=f"chart-{name}", default_width="100%"
-            )
-        )
-        for name, figure in figures.items()
-    }
+    return {name: chart(figure, name) for name, figure in figures.items()}
 
 
 def _bits(facts: Mapping[str, Any]) -> dict[str, float]:

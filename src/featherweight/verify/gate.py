@@ -36,17 +36,31 @@ class Check:
     reason: str
 
 
-def quality_check(quality: Quality, floor: float) -> Check:
+def judged(name: str, asked: str, found: str, good: bool, bad: bool, limit: str = "floor", of: str = "") -> Check:
+    """A check of an interval against a limit.
+
+    Args:
+        name: of the check.
+        asked: in words, for the table.
+        found: in words, for the table.
+        good: all of the interval is on the good side.
+        bad: all of it is on the bad side.
+        limit: what the limit is called.
+        of: what the interval comes from.
+    """
+    if good:
+        return Check(name, asked, found, Verdict.PASS, f"the whole interval is within the {limit}")
+    if bad:
+        return Check(name, asked, found, Verdict.FAIL, f"the whole interval is beyond the {limit}")
+    return Check(name, asked, found, Verdict.CANNOT_TELL, f"the {limit} is inside the interval{of and f' of {of}'}")
+
+
+def quality_check(quality: Quality, floor: float, name: str = "quality") -> Check:
     """The child's perplexity ratio against a floor."""
     low, high = quality.ratio_interval
-    if low >= floor:
-        verdict, reason = Verdict.PASS, "the whole interval is at or above the floor"
-    elif high < floor:
-        verdict, reason = Verdict.FAIL, "the whole interval is below the floor"
-    else:
-        verdict, reason = Verdict.CANNOT_TELL, f"the floor is inside the interval of {quality.documents} documents"
     found = f"{quality.ratio:.1%} ({low:.1%} to {high:.1%})"
-    return Check("quality", f"at least {floor:.1%}", found, verdict, reason)
+    documents = f"{quality.documents} documents"
+    return judged(name, f"at least {floor:.1%}", found, low >= floor, high < floor, of=documents)
 
 
 def tokenizer_check(same: bool) -> Check:

@@ -96,7 +96,9 @@ class HuggingFaceConnector:
     def _answer(self, ids: Sequence[int], seconds: float) -> Answer:
         ended = bool(ids) and ids[-1] in self._ends
         text = str(self.model.tokenizer.decode(ids, skip_special_tokens=True))
-        return Answer(text, ended=ended, tokens=len(ids), seconds=seconds)
+        stray = [token for token in (ids[:-1] if ended else ids) if token in self._special]
+        special = tuple(self.model.tokenizer.convert_ids_to_tokens(stray))
+        return Answer(text, ended=ended, tokens=len(ids), seconds=seconds, special=special)
 
     @property
     def module(self) -> Any:
@@ -106,6 +108,13 @@ class HuggingFaceConnector:
     @functools.cached_property
     def _module(self) -> Any:
         return self.model.module().to(self.device)
+
+    @functools.cached_property
+    def _special(self) -> frozenset[int]:
+        """Tokens that a template puts around what is said, and that are left out of texts."""
+        tokenizer = self.model.tokenizer
+        added = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+        return frozenset((*tokenizer.all_special_ids, *added))
 
     @functools.cached_property
     def _ends(self) -> frozenset[int]:
