@@ -49,6 +49,7 @@ def test_the_damaged_block_is_named(deep: Path, block: int) -> None:
     assert facts["most"]["name"] == f"block {block}"
     assert facts["most"]["by"] == "restoration"
     assert facts["most"]["share"] == pytest.approx(1)
+    assert facts["own_error"]["name"] == f"block {block}"
     drifted = [row["drifted"] for row in facts["rows"]]
     assert not any(drifted[: [row["block"] for row in facts["rows"]].index(block)])
 
@@ -69,7 +70,8 @@ def test_it_informs_and_decides_nothing_without_a_limit(deep: Path) -> None:
 def test_equal_models(deep: Path) -> None:
     section = audited(deep, limit=0.0)
     facts = section.facts
-    assert facts["first_difference"] is facts["first_drift"] is facts["first_state"] is facts["most"] is None
+    for name in ("first_difference", "first_drift", "first_state", "most", "own_error"):
+        assert facts[name] is None
     assert section.verdict is Verdict.PASS
     assert facts["conformity"]["parent"] == facts["conformity"]["child"]
     assert "no difference at all in what layers say" in layer_sentences(facts)
@@ -200,6 +202,7 @@ def test_facts_are_plain_and_can_be_shown(deep: Path, tmp_path: Path, capsys: py
     out = capsys.readouterr().out
     assert "beyond noise from: model.layers.1." in out
     assert "contributes most: block 1" in out
+    assert "largest error of its own: block 1" in out
     assert max(len(line) for line in out.splitlines() if "block" in line and "%" in line) <= 80
     assert len(layer_rows(again, 3)) == 3
     grams = again["conceptograms"]

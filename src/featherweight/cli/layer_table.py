@@ -42,6 +42,9 @@ def layer_sentences(facts: Mapping[str, Any]) -> list[str]:
     if most is not None:
         unit = f"{most['value']:.4f} nats a token" if most["by"] == "restoration" else f"{most['value']:+.2%}"
         found.append(f"contributes most: {most['name']} ({unit}, by {most['by']})")
+    own = facts["own_error"]
+    if own is not None:
+        found.append(f"largest error of its own: {own['name']} ({own['value']:.2%} of its states)")
     conform = facts["conformity"]
     if conform is not None:
         found.append(f"conformity to the usual story: parent {conform['parent']:.3f}, child {conform['child']:.3f}")

@@ -4,6 +4,10 @@ The conformity score (see `conformity`) of new texts, without labels: of every p
 serves, of the position that the next token is drawn from. It reads what some linears read anyway and adds
 q (inputs + 1) + 2 q k + k labels multiplications for each, a per cent or two of the model's own. A low score is a
 reason to ask a larger model; it is no proof of an error, and a high one no promise.
+
+What it is worth depends on model and labels, so measure it before a router trusts it. On digits and a perceptron it
+tells right predictions from wrong ones better than their probability does once pictures are noisy (AUROC 0.91 against
+0.87); on SmolLM2-135M with kinds of the next token far worse (0.59 against 0.82).
 """
 
 from __future__ import annotations

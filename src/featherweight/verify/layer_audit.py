@@ -2,7 +2,9 @@
 
 The first place, in the order of computation, that drifted beyond noise is where it begins (`layer_facts` says what
 that means). The layer that contributes most is the one across which the relative error of the states grows most; with
-`restore` it is the one whose restoration lowers the divergence most, which is measured and not inferred.
+`restore` it is the one whose restoration lowers the divergence most, which is measured and not inferred. The two often
+differ: where all blocks are rounded or pruned alike, drift says how bad a child is and not which block to mend
+(`claims/layer_audit_smollm2.py`).
 
 It informs. Only a limit of the user's makes a check: is the drift of every place at most that?
 
@@ -35,6 +37,7 @@ from featherweight.verify.layer_facts import (
     cost_facts,
     found_drift,
     largest_contribution,
+    largest_own_error,
     left_out,
     restoration_facts,
     state_facts,
@@ -120,6 +123,7 @@ def section_of(
         "first_drift": _first(each for each in found if each.drifted),
         "first_state": next((state["name"] for state in states if state["drifted"]), None),
         "most": largest_contribution(states, restored),
+        "own_error": largest_own_error(states),
         "conformity": conformity_facts(compared),
         "conceptograms": conceptogram_facts(compared),
         "cost": cost_facts(compared, parameters),

@@ -123,6 +123,15 @@ def largest_contribution(states: Sequence[Facts], restored: Restoration | None) 
     return {"name": top["name"], "by": "added drift", "value": top["added"]}
 
 
+def largest_own_error(states: Sequence[Facts]) -> Facts | None:
+    """The layer that does most wrong with what the parent's layer reads; None where every layer does the same."""
+    own = [state for state in states if state["local"]]
+    if not own:
+        return None
+    top = max(own, key=lambda state: state["local"])
+    return {"name": top["name"], "value": top["local"]}
+
+
 def restoration_facts(restored: Restoration) -> Facts:
     """The divergence of the child and what each layer put back takes off it."""
     gains = {name: {"gain": rounded(each.mean), "interval": interval(each)} for name, each in restored.gains().items()}
