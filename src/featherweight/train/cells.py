@@ -1,0 +1,85 @@
+"""A cell of a grid, what its training gives, and what a grid may be made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+UNTRAINED = "untrained"
+"""The objective of a cell that is judged as it was made: what a backbone gives for nothing."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a grid.
+
+    Attributes:
+        backbone, objective: by name.
+        rows: of data that it may learn from.
+        seed: of its weights, of which rows it gets, of their order.
+    """
+
+    backbone: str
+    objective: str
+    rows: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a training gave.
+
+    Attributes:
+        scores: by task, on rows that nothing was trained or chosen on; higher is better.
+        validation: mean over tasks on the rows that a learning rate is chosen on.
+        parameters: of the backbone.
+        flops: of the whole training.
+        steps: updates.
+        loss: at the first update, and the mean of the last tenth; None where nothing was trained.
+        failed: why there is no score; empty where there is one.
+    """
+
+    scores: Mapping[str, float]
+    validation: float
+    parameters: int
+    flops: int
+    steps: int
+    loss: tuple[float, float] | None = None
+    failed: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trial:
+        """Reads what `to_dict` writes."""
+        loss = data["loss"]
+        return cls(**{**data, "loss": None if loss is None else (loss[0], loss[1])})
+
+
+class Domain(Protocol):
+    """What a grid is trained on: it knows how to train and judge a cell."""
+
+    @property
+    def backbones(self) -> Sequence[str]:
+        """Those that it was set up for."""
+
+    @property
+    def objectives(self) -> Sequence[str]:
+        """Those that it was set up for."""
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """What is asked of every cell."""
+
+    def facts(self) -> dict[str, Any]:
+        """All that results depend on beside the cell and the rate, as plain JSON."""
+
+    def train(self, cell: Cell, rate: float) -> Trial:
+        """Trains and judges a cell.
+
+        Raises:
+            TrainingError: a loss is not a number.
+        """

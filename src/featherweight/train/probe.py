@@ -1,0 +1,132 @@
+"""What a trained network knows: a small head learns a task from its features, which stay as they are or do not.
+
+- "linear": one linear layer on frozen features: what lies open.
+- "mlp": a hidden layer between: what is there at all.
+- "finetune": a linear layer, and the whole network trained with it: what it is a good start for.
+
+Features are the mean over positions of what the backbone gives. A head is trained alike for everything that is
+compared: the same rows, steps, rates. The three ways are those of arXiv 2605.12241.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from featherweight.core.labelled import Labelled
+from featherweight.models.pooling import Pool, pooled
+from featherweight.models.sequence_network import SequenceNetwork
+from featherweight.train.head import Fitting, train_head, train_rows
+
+Way = Literal["linear", "mlp", "finetune"]
+WAYS: tuple[Way, ...] = ("linear", "mlp", "finetune")
+_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a head is trained.
+
+    Attributes:
+        way: which head, and whether the network learns with it.
+        labels: rows with a label that it learns from at most.
+        fitting: steps and rate of the head.
+        finetuning: those of the network with it.
+        pool: how positions become one vector.
+    """
+
+    way: Way = "linear"
+    labels: int = 300
+    fitting: Fitting = field(default_factory=lambda: Fitting(300, 1e-2, 1e-2, 64))
+    finetuning: Fitting = field(default_factory=lambda: Fitting(100, 1e-3, 1e-2, 64))
+    pool: Pool = "mean"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task with the rows of each part.
+
+    Attributes:
+        data: inputs and classes.
+        parts: rows of "training", "validation" and "test".
+    """
+
+    data: Labelled
+    parts: Mapping[str, Sequence[int]]
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """The inputs, which are a tensor."""
+        assert isinstance(self.data.inputs, torch.Tensor)
+        return self.data.inputs
+
+
+def probe(
+    network: SequenceNetwork, question: Question, protocol: Protocol, generator: torch.Generator
+) -> dict[str, float]:
+    """Balanced accuracy on the validation and the test part: the share that is found of a class, mean over classes.
+
+    Args:
+        network: it stays as it is.
+        question: the task.
+        protocol: how its head is trained.
+        generator: draws the head and the order of rows.
+    """
+    from featherweight.models.grafted import dense_layers
+
+    rows = {name: list(each) for name, each in question.parts.items()}
+    rows["training"] = rows["training"][: protocol.labels]
+    inputs = {name: question.inputs[each] for name, each in rows.items()}
+    targets = {name: question.data.targets[each].to(device_of(network)) for name, each in rows.items()}
+    network = copy.deepcopy(network).requires_grad_(False).eval()
+    known = {name: features(network, each, protocol.pool) for name, each in inputs.items()}
+    widths = [network.width] * (2 if protocol.way == "mlp" else 1)
+    head = dense_layers([*widths, len(question.data.classes)], generator).to(device_of(network))
+    train_head(head, known["training"], targets["training"], protocol.fitting, generator)
+    if protocol.way == "finetune":
+        _finetune(network, head, inputs["training"], targets["training"], protocol, generator)
+        known = {name: features(network, each, protocol.pool) for name, each in inputs.items()}
+    return {name: balanced_accuracy(head(known[name]), targets[name]) for name in ("validation", "test")}
+
+
+def _finetune(
+    network: SequenceNetwork, head: torch.nn.Sequential, inputs: torch.Tensor, targets: torch.Tensor,
+    protocol: Protocol, generator: torch.Generator,
+) -> None:  # fmt: skip
+    """Trains network and head together, in place."""
+    device = device_of(network)
+
+    def loss(rows: Sequence[int]) -> torch.Tensor:
+        some = list(rows)
+        found = head(pooled(network(inputs[some].to(device)), protocol.pool))
+        return torch.nn.functional.cross_entropy(found, targets[some])
+
+    trained = [*network.parameters(), *head.parameters()]
+    train_rows(trained, loss, len(inputs), protocol.finetuning, generator, "fine-tuning")
+
+
+@torch.no_grad()
+def features(network: SequenceNetwork, inputs: torch.Tensor, pool: Pool = "mean") -> torch.Tensor:
+    """One vector a row, [rows, width]."""
+    device = device_of(network)
+    return torch.cat([pooled(network(part.to(device)), pool) for part in inputs.split(_BATCH)])
+
+
+def balanced_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """The share of each class that is found, averaged over the classes that occur; by chance 1 / classes.
+
+    Args:
+        logits: [rows, classes].
+        targets: int64 [rows].
+    """
+    right = (logits.argmax(1) == targets).double()
+    return float(torch.stack([right[targets == each].mean() for each in targets.unique()]).mean())
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where a module's weights are."""
+    return next(module.parameters()).device

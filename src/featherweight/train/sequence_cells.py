@@ -1,0 +1,199 @@
+"""Cells of sequence networks: a backbone learns from rows without labels, and a head is asked what it knows.
+
+What a cell costs is fixed: a number of updates, or of floating-point operations, from which the updates follow for each
+backbone and objective. The same seed gives the same rows, in the same order, to every backbone; a larger number of rows
+holds the smaller one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from featherweight.core.errors import RecipeError
+from featherweight.core.run import Run
+from featherweight.measure.flops import flops_of
+from featherweight.models.backbone import Backbone, matched, parameters_of
+from featherweight.models.sequence_network import SequenceNetwork, SignalEncoder, TokenEncoder
+from featherweight.train.cells import UNTRAINED, Cell, Trial
+from featherweight.train.head import Fitting
+from featherweight.train.loop import Schedule, minimise, shuffled
+from featherweight.train.objectives.base import Objective, Task
+from featherweight.train.probe import Protocol, Question, probe
+
+_WARMUP = 0.05
+
+
+@dataclass(frozen=True)
+class Design:
+    """The network that all cells share but for the backbone.
+
+    Attributes:
+        width: channels.
+        layers: blocks of the backbone.
+        parameters: that the backbone should have, whatever mixes its positions.
+        kernels, strides: of the encoder of signals.
+        dropout: of the backbone.
+    """
+
+    width: int = 32
+    layers: int = 2
+    parameters: int = 6500
+    kernels: tuple[int, ...] = (3, 1)
+    strides: tuple[int, ...] = (1, 1)
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class World:
+    """What there is to learn.
+
+    Attributes:
+        name: for people.
+        digest: of everything in it.
+        inputs: rows without labels: float32 [rows, samples, channels], or tokens, int64 [rows, length].
+        questions: tasks with their labels, by name.
+        tokens: different ones; 0 = signals.
+    """
+
+    name: str
+    digest: str
+    inputs: torch.Tensor
+    questions: Mapping[str, Question]
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class SequenceCells:
+    """Trains and judges cells in a world.
+
+    Attributes:
+        world: what there is to learn.
+        backbones: by name.
+        known: objectives by name.
+        design: of the networks.
+        fitting: updates, batch and weight decay; the learning rate is the cell's.
+        protocol: of the head.
+        flops: of a cell, instead of the number of updates.
+        device: where networks are trained.
+    """
+
+    world: World
+    backbones: Sequence[str]
+    known: Mapping[str, Objective]
+    design: Design = field(default_factory=Design)
+    fitting: Fitting = field(default_factory=lambda: Fitting(250, 3e-3, 1e-3, 64))
+    protocol: Protocol = field(default_factory=Protocol)
+    flops: int | None = None
+    device: str = "cpu"
+
+    @property
+    def objectives(self) -> Sequence[str]:
+        return list(self.known)
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        return list(self.world.questions)
+
+    def facts(self) -> dict[str, Any]:
+        objectives = {name: each.model_dump(mode="json") for name, each in self.known.items()}
+        parts = {task: {name: len(rows) for name, rows in each.parts.items()} for task, each in self.world.questions.items()}
+        return {
+            "world": self.world.digest, "design": asdict(self.design), "objectives": objectives, "parts": parts,
+            "fitting": asdict(self.fitting), "protocol": asdict(self.protocol), "flops": self.flops,
+        }  # fmt: skip
+
+    def network(self, backbone: str, causal: bool, seed: int) -> SequenceNetwork:
+        """A fresh network whose weights depend on the seed alone."""
+        design, world = self.design, self.world
+        inner = matched(backbone, design.width, design.layers, causal, design.parameters)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            body = Backbone(backbone, design.width, design.layers, inner, causal, design.dropout)
+            if world.tokens:
+                return SequenceNetwork(TokenEncoder(world.tokens, design.width), body).to(self.device)
+            encoder = SignalEncoder(world.inputs.shape[2], design.width, design.kernels, design.strides)
+            return SequenceNetwork(encoder, body).to(self.device)
+
+    def train(self, cell: Cell, rate: float) -> Trial:
+        run = Run(seed=cell.seed, device=self.device)
+        objective = self.known.get(cell.objective)
+        network = self.network(cell.backbone, objective is None or objective.causal, cell.seed)
+        steps, flops, losses = 0, 0, []
+        if objective is not None:
+            task = objective.task(network, run.generator(f"objective/{cell.objective}")).to(self.device)
+            steps, each = self.steps(cell.backbone, cell.objective)
+            flops = steps * each
+            losses = pretrain(task, self._rows(cell, run), replace(self.fitting, steps=steps, learning_rate=rate), run)
+        network.eval()
+        found = {
+            name: probe(network, question, self.protocol, run.generator(f"probe/{name}"))
+            for name, question in self.world.questions.items()
+        }
+        scores = {name: each["test"] for name, each in found.items()}
+        validation = sum(each["validation"] for each in found.values()) / len(found)
+        return Trial(scores, validation, parameters_of(network.backbone), flops, steps, _ends(losses))
+
+    def _rows(self, cell: Cell, run: Run) -> torch.Tensor:
+        order = torch.randperm(len(self.world.inputs), generator=run.generator("rows"))
+        return self.world.inputs[order[: cell.rows]].to(self.device)
+
+    @functools.cached_property
+    def _batch(self) -> torch.Tensor:
+        inputs = self.world.inputs
+        return inputs[torch.arange(self.fitting.batch) % len(inputs)].to(self.device)
+
+    def steps(self, backbone: str, objective: str) -> tuple[int, int]:
+        """Updates of a cell, and the operations of one.
+
+        Raises:
+            RecipeError: the operations that a cell may take do not suffice for one update.
+        """
+        known, run = self.known[objective], Run()
+        task = known.task(self.network(backbone, known.causal, 0), run.generator("flops")).to(self.device)
+        each = flops_of(lambda: task.loss(self._batch, run.generator("flops")).backward())
+        if self.flops is None:
+            return self.fitting.steps, each
+        if self.flops < each:
+            raise RecipeError(
+                f"{self.flops:.3g} operations a cell", f"are less than one update of {backbone} with {objective}",
+                f"give at least {each:.2g}",
+            )  # fmt: skip
+        return self.flops // each, each
+
+
+def pretrain(task: Task, inputs: torch.Tensor, fitting: Fitting, run: Run) -> list[float]:
+    """Trains a task's network on rows without labels, in place; returns the loss of every update.
+
+    Args:
+        task: the network with its objective.
+        inputs: all rows, on the network's device.
+        fitting: updates, rate, weight decay and batch.
+        run: draws the order of rows, negatives and masks.
+    """
+    if fitting.steps == 0:
+        return []
+    trained = [each for each in task.parameters() if each.requires_grad]
+    batch_of = shuffled(len(inputs), fitting.batch, run.generator("order"))
+    generator = run.generator("pretraining")
+    optimizer = torch.optim.AdamW(trained, lr=fitting.learning_rate, weight_decay=fitting.weight_decay, fused=True)
+    task.train()
+    return minimise(
+        trained,
+        lambda step: task.loss(inputs[list(batch_of(step))], generator),
+        Schedule(fitting.steps, fitting.learning_rate, round(_WARMUP * fitting.steps)),
+        "pretraining",
+        run.progress,
+        optimizer,
+        after_update=lambda step: task.after_update((step + 1) / fitting.steps),
+    )
+
+
+def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
+    """The first loss, and the mean of the last tenth."""
+    last = losses[-max(1, len(losses) // 10) :]
+    return (losses[0], sum(last) / len(last)) if losses else None
