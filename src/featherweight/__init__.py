@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featherweight.core.budget import Budget as Budget
     from featherweight.core.recipe import Recipe as Recipe
+    from featherweight.core.signal_files import Reading as Reading
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
     from featherweight.verbs.adapt import adapt as adapt
@@ -31,13 +32,16 @@ if TYPE_CHECKING:
     from featherweight.verbs.distill_component import distill_component as distill_component
     from featherweight.verbs.fit import fit as fit
     from featherweight.verbs.graft import graft as graft
+    from featherweight.verbs.grid import GridSettings as GridSettings
+    from featherweight.verbs.grid import grid as grid
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
-    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt",
+    "Budget": "core.budget", "GridSettings": "verbs.grid", "Reading": "core.signal_files", "Recipe": "core.recipe",
+    "Settings": "verbs.prepare", "adapt": "verbs.adapt", "grid": "verbs.grid",
     "adapt_segmenter": "verbs.adapt_segmenter", "adapter_export": "verbs.adapter_export",
     "adapter_inspect": "verbs.adapter_inspect", "adapter_place": "verbs.adapter_place",
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
@@ -48,9 +52,9 @@ _WHERE = {
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export", "adapter_inspect", "adapter_place",
-    "adapter_shrink", "apply", "audit_component", "compare_optimizers", "distill_component", "fit", "graft",
-    "load_segmenter", "open_model", "plan", "report", "technique", "verify",
+    "Budget", "GridSettings", "Reading", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export",
+    "adapter_inspect", "adapter_place", "adapter_shrink", "apply", "audit_component", "compare_optimizers",
+    "distill_component", "fit", "graft", "grid", "load_segmenter", "open_model", "plan", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -13,6 +13,7 @@ from featherweight.cli import (
     distill_component,
     fit,
     graft,
+    grid,
     list_,
     plan,
     report,
@@ -34,6 +35,7 @@ app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
 app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
+app.command("grid")(grid.grid)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)

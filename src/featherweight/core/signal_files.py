@@ -6,7 +6,8 @@
   array for every label. Pickled objects are not read.
 - .ts: series of equal length, channels separated by colons, the class at the end of the line.
 
-A label is a column, or an array, that is named; whatever else is in a table must be numbers, unless `columns` says which.
+A label is a column, or an array, that is named; whatever else is in a table must be numbers, unless `columns` says
+which.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ class Reading:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.window is not None and self.window < 2) or (self.stride is not None and self.stride < 1):
+        if self.window is None and self.stride is not None:
+            raise DataError(f"a stride of {self.stride}", "needs a window", "say how many samples a window has")
+        if self.window is not None and not 2 <= self.window <= (self.stride or self.window):
             raise DataError(
-                f"a window of {self.window} with a stride of {self.stride}", "holds no signal",
-                "give a window of at least 2 samples and a stride of at least 1",
+                f"a window of {self.window} samples with a stride of {self.stride or self.window}",
+                "is empty, or overlaps the next one, so that what judges would be learnt from",
+                "give a window of at least 2 samples, and a stride of at least the window",
             )  # fmt: skip
 
 

@@ -87,6 +87,13 @@ class Signals:
         mean, scale = mean_and_scale(like.flatten(0, 1))
         return Signals((self.values - mean) / scale, self.labels, self.source)
 
+    def shuffled(self, seed: int) -> Signals:
+        """The samples of every row in an order of its own: values stay, what follows what is gone."""
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.rand(self.values.shape[:2], generator=generator).argsort(1)
+        values = self.values.gather(1, order[..., None].expand_as(self.values))
+        return Signals(values, self.labels, f"{self.source}, samples shuffled")
+
 
 def windows(values: torch.Tensor, length: int, stride: int) -> torch.Tensor:
     """Windows of a recording.

@@ -2,10 +2,9 @@
 
     x_t = sin(phase_t) + drift (t / L - 1/2) + noise,   phase_t = phase_(t-1) + 2 pi f / L + wobble
 
-A row's class is its frequency f (6 of them, in cycles a window). Phase, drift and noise are its own, so neither a single
-sample nor the mean tells the class: only how samples follow each other does. With `shuffled` the samples of every row
-are put into an order of their own: each value stays, what tells the class is gone, and any difference between backbones
-is chance. That is the control.
+A row's class is its frequency f (6 of them, in cycles a window). Phase, drift and noise are its own, so neither a
+single sample nor the mean tells the class: only how samples follow each other does. With `Signals.shuffled` that is
+gone, and any difference between backbones is chance: the control.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ _SLOWEST, _APART = 3.0, 1.0  # cycles a window
 _NOISE, _DRIFT, _WOBBLE = 0.5, 1.0, 0.05
 
 
-def waves(rows: int, seed: int, shuffled: bool = False, length: int = LENGTH) -> Signals:
+def waves(rows: int, seed: int, length: int = LENGTH) -> Signals:
     """Rows of waves with their classes, task "frequency".
 
     Args:
         rows: how many.
         seed: decides everything.
-        shuffled: whether the samples of each row are put into a random order.
         length: samples of a row.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +34,4 @@ def waves(rows: int, seed: int, shuffled: bool = False, length: int = LENGTH) ->
     phases = 2 * math.pi * torch.rand(rows, 1, generator=generator) + turns.cumsum(1)
     drift = 2 * _DRIFT * (2 * torch.rand(rows, 1, generator=generator) - 1) * (torch.arange(length) / length - 0.5)
     values = torch.sin(phases) + drift + _NOISE * torch.randn(rows, length, generator=generator)
-    if shuffled:
-        order = torch.rand(rows, length, generator=generator).argsort(1)
-        values = values.gather(1, order)
     return Signals(values[..., None], {"frequency": [str(each) for each in classes.tolist()]}, "the waves")

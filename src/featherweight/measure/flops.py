@@ -1,6 +1,7 @@
-"""Floating-point operations of a piece of work: those of matrix products, convolutions, attention and Fourier transforms.
+"""Floating-point operations of a piece of work.
 
-Two for a multiplication and an addition, as PyTorch's own counter has it, which knows neither Fourier transforms nor
+Those of matrix products, convolutions, attention and Fourier transforms, two for a multiplication and an addition,
+as PyTorch's own counter has it, which knows neither Fourier transforms nor
 attention on a processor: a real transform of N values counts 5/2 N log2 N, attention is counted as its two products.
 Element-wise work is not counted. The count depends on shapes alone, so it is the same on every machine.
 """
@@ -28,7 +29,7 @@ def flops_of(work: Callable[[], object]) -> int:
 
 def _transform(given: Any, dimensions: Any, *rest: Any, out_shape: Any = None, **_: Any) -> int:
     """A transform whose input or output is real."""
-    shape = max(given, out_shape, key=math.prod)
+    shape: tuple[int, ...] = max(tuple(given), tuple(out_shape), key=math.prod)
     length = math.prod(shape[each] for each in dimensions)
     return round(2.5 * math.prod(shape) * math.log2(max(length, 2)))
 

@@ -42,7 +42,9 @@ class Mixer:
 
 MIXERS: Mapping[str, Mixer] = {
     "state-space": Mixer(StateSpace, 1, "states a channel"),
-    "convolution": Mixer(lambda width, inner, causal: TimeConvolution(width, inner, causal=causal), 1, "inner channels"),
+    "convolution": Mixer(
+        lambda width, inner, causal: TimeConvolution(width, inner, causal=causal), 1, "inner channels"
+    ),
     "attention": Mixer(
         lambda width, inner, causal: TimeAttention(width, inner, _HEADS, causal), 2 * _HEADS, "width of all heads"
     ),

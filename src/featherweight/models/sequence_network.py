@@ -26,6 +26,7 @@ class SignalEncoder(nn.Module):
 
     def __init__(self, channels: int, width: int, kernels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
+        self.kernels = tuple(kernels)
         widths = (channels, *[width] * len(kernels))
         self.convolutions = nn.ModuleList(
             nn.Conv1d(before, width, kernel, stride)
@@ -36,9 +37,9 @@ class SignalEncoder(nn.Module):
     def forward(self, signals: torch.Tensor) -> torch.Tensor:
         """[rows, samples, channels] to [rows, length, width]; the length is that of the signal over all strides."""
         hidden = signals.mT
-        for number, convolution in enumerate(self.convolutions):
+        for number, (convolution, kernel) in enumerate(zip(self.convolutions, self.kernels, strict=True)):
             hidden = nn.functional.gelu(hidden) if number else hidden
-            hidden = convolution(nn.functional.pad(hidden, (convolution.kernel_size[0] - 1, 0)))
+            hidden = convolution(nn.functional.pad(hidden, (kernel - 1, 0)))
         normed: torch.Tensor = self.norm(hidden.mT)
         return normed
 

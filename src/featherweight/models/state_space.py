@@ -5,8 +5,9 @@ over a step of length dt (zero-order hold), that is x_t = e^(A dt) x_(t-1) + (e^
 with K_l = 2 Re sum_n C_n (e^(A_n dt) - 1) / A_n e^(A_n dt l): all positions at once by FFT in O(L log L), or one at a
 time in O(n). Both are the same function. Without causality a second set of C reads the future, one step ahead on.
 
-S4 with a diagonal state matrix: arXiv 2111.00396, initialised as "S4D-Lin" of arXiv 2206.11893 (b = pi n, exp(a) = 1/2).
-Everything is kept as real numbers; e^z is computed as a decay times cosine and sine, four times as fast as a complex one.
+S4 with a diagonal state matrix: arXiv 2111.00396, initialised as "S4D-Lin" of arXiv 2206.11893 (b = pi n, exp(a) =
+1/2). Everything is kept as real numbers; e^z is computed as a decay times cosine and sine, four times as fast as a
+complex one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class StateSpace(nn.Module):
             # Lag -1 - j stands at 2 length - 1 - j of a circular convolution over 2 length positions.
             kernel = kernel + nn.functional.pad(self.kernel(length, ahead=True).flip(-1), (length, 0))
         spectrum = torch.fft.rfft(hidden.mT, n=2 * length) * torch.fft.rfft(kernel)
-        mixed = torch.fft.irfft(spectrum, n=2 * length)[..., :length].mT
+        mixed: torch.Tensor = torch.fft.irfft(spectrum, n=2 * length)[..., :length].mT
         return mixed + self.through * hidden
 
     def kernel(self, length: int, ahead: bool = False) -> torch.Tensor:

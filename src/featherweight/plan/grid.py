@@ -8,10 +8,13 @@ on rows that do not judge) and the rows. Finished cells are kept in the run's st
 
 from __future__ import annotations
 
+import functools
 import itertools
+import signal
 import statistics
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from typing import Any
@@ -48,7 +51,7 @@ class Grid:
                 )
         if self.seeds < 1 or min(self.rows) < 1 or min(self.rates) <= 0:
             raise RecipeError(
-                f"{self.seeds} seeds, rows {list(self.rows)}, rates {list(self.rates)}", "hold a number that is too low",
+                f"{self.seeds} seeds, rows {list(self.rows)}, rates {list(self.rates)}", "hold a number too low",
                 "give at least one seed, one row, and rates above zero",
             )  # fmt: skip
 
@@ -116,7 +119,9 @@ def run_grid(grid: Grid, domain: Domain, run: Run, jobs: int = 1) -> list[Outcom
     if failed := [each for each in found if each.trial.failed]:
         run.progress.say(f"{len(failed)} of {len(found)} cells have no score; the first: {failed[0].trial.failed}")
     if all(each.trial.failed for each in found if each.cell.objective != UNTRAINED):
-        raise TrainingError("the grid", f"has no cell with a score: {failed[0].trial.failed}", "lower the learning rate")
+        raise TrainingError(
+            "the grid", f"has no cell with a score: {failed[0].trial.failed}", "lower the learning rate"
+        )
     return found
 
 
@@ -129,13 +134,25 @@ def _trials(trainings: Sequence[tuple[Cell, float]], domain: Domain, run: Run, j
     """Trials in the order of the trainings, each stored as soon as it is there."""
     facts = [{"domain": domain.facts(), "cell": asdict(cell), "rate": rate} for cell, rate in trainings]
     missing = [each for each, fact in zip(trainings, facts, strict=True) if not run.store.has("cell", fact)]
-    with run.progress.track("training cells", len(missing)) as advance, _Workers(domain, missing, jobs) as workers:
+    workers, label = _Workers(domain, missing, jobs), "training cells"
+    with _threads(domain.threads), workers, run.progress.track(label, len(missing)) as advance:
         for training, fact in zip(trainings, facts, strict=True):
             new = not run.store.has("cell", fact)
-            plain = run.store.json("cell", fact, lambda training=training: workers.trial(training).to_dict())
+            plain = run.store.json("cell", fact, functools.partial(workers.trial, training))
             if new:
                 advance()
             yield Trial.from_dict(plain)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Another number of processor threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Workers:
@@ -156,9 +173,12 @@ class _Workers:
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def trial(self, training: tuple[Cell, float]) -> Trial:
+    def trial(self, training: tuple[Cell, float]) -> dict[str, Any]:
+        """The trial of a training, in plain values."""
         waiting = self.waiting.get(training)
-        return _trained(self.domain, training) if waiting is None else waiting.result()
+        trial = _trained(self.domain, training) if waiting is None else waiting.result()
+        plain: dict[str, Any] = trial.to_dict()
+        return plain
 
 
 def _trained(domain: Domain, training: tuple[Cell, float]) -> Trial:
@@ -176,6 +196,7 @@ def _prepare(domain: Domain) -> None:
     global _domain
     _domain = domain
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends what is waiting
 
 
 def _trained_there(training: tuple[Cell, float]) -> Trial:

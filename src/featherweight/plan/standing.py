@@ -1,8 +1,8 @@
 """Which backbone is ahead: ranks averaged over tasks, and whether the order turns around with the amount of data.
 
 Ranks are made within each task, on means over objectives, amounts of data and seeds; tasks are drawn again, the same
-ones for every backbone (paired bootstrap), for the interval of a mean rank. Whether an order flips is asked of each pair
-of backbones at the smallest and the largest amount: their difference over the same objectives and seeds, paired.
+ones for every backbone (paired bootstrap), for the interval of a mean rank. Whether an order flips is asked of each
+pair of backbones at the smallest and the largest amount: their difference over the same objectives and seeds, paired.
 """
 
 from __future__ import annotations
@@ -113,7 +113,11 @@ def _difference(outcomes: Sequence[Outcome], one: str, other: str, rows: int, se
     """Mean difference over the objectives and seeds that both have."""
     scores = {(each.cell.backbone, each.cell.objective, each.cell.seed): each.score
               for each in outcomes if each.cell.rows == rows}  # fmt: skip
-    pairs = [(score, scores.get((other, *rest))) for (name, *rest), score in scores.items() if name == one]
+    pairs = [
+        (score, scores.get((other, objective, seed)))
+        for (name, objective, seed), score in scores.items()
+        if name == one
+    ]
     differences = np.array([score - against for score, against in pairs if against is not None])
     if len(differences) < 2:
         value = float(differences.mean()) if len(differences) else math.nan

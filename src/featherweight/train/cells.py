@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from featherweight.core.errors import RecipeError
+
 UNTRAINED = "untrained"
 """The objective of a cell that is judged as it was made: what a backbone gives for nothing."""
 
@@ -59,6 +61,33 @@ class Trial:
         return cls(**{**data, "loss": None if loss is None else (loss[0], loss[1])})
 
 
+def updates_within(flops: int | None, steps: int, each: int, called: str) -> int:
+    """Updates of a cell.
+
+    Args:
+        flops: operations that it may take; None = the number of updates is given.
+        steps: that number.
+        each: operations of one update.
+        called: the backbone and the objective, for the error.
+
+    Raises:
+        RecipeError: the operations do not suffice for one.
+    """
+    if flops is None:
+        return steps
+    if flops < each:
+        raise RecipeError(
+            f"{flops:.3g} operations a cell", f"are less than one update of {called}", f"give at least {each:.2g}"
+        )
+    return flops // each
+
+
+def first_and_last(losses: Sequence[float]) -> tuple[float, float] | None:
+    """The first loss, and the mean of the last tenth."""
+    last = losses[-max(1, len(losses) // 10) :]
+    return (losses[0], sum(last) / len(last)) if losses else None
+
+
 class Domain(Protocol):
     """What a grid is trained on: it knows how to train and judge a cell."""
 
@@ -69,6 +98,10 @@ class Domain(Protocol):
     @property
     def objectives(self) -> Sequence[str]:
         """Those that it was set up for."""
+
+    @property
+    def threads(self) -> int | None:
+        """Of a training; None = as many as there are."""
 
     @property
     def tasks(self) -> Sequence[str]:

@@ -79,7 +79,8 @@ def probe(
     from featherweight.models.grafted import dense_layers
 
     rows = {name: list(each) for name, each in question.parts.items()}
-    rows["training"] = rows["training"][: protocol.labels]
+    drawn = torch.randperm(len(rows["training"]), generator=generator)[: protocol.labels]
+    rows["training"] = [rows["training"][each] for each in drawn.tolist()]
     inputs = {name: question.inputs[each] for name, each in rows.items()}
     targets = {name: question.data.targets[each].to(device_of(network)) for name, each in rows.items()}
     network = copy.deepcopy(network).requires_grad_(False).eval()

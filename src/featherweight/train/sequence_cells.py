@@ -8,24 +8,25 @@ holds the smaller one.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
-from featherweight.core.errors import RecipeError
 from featherweight.core.run import Run
 from featherweight.measure.flops import flops_of
 from featherweight.models.backbone import Backbone, matched, parameters_of
 from featherweight.models.sequence_network import SequenceNetwork, SignalEncoder, TokenEncoder
-from featherweight.train.cells import UNTRAINED, Cell, Trial
+from featherweight.train.cells import Cell, Trial, first_and_last, updates_within
 from featherweight.train.head import Fitting
 from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.objectives.base import Objective, Task
 from featherweight.train.probe import Protocol, Question, probe
 
 _WARMUP = 0.05
+_POSITIONS = 128
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ class World:
     questions: Mapping[str, Question]
     tokens: int = 0
 
+    def positions(self, design: Design) -> int:
+        """Of a row, behind the encoder."""
+        length = int(self.inputs.shape[1])
+        return length if self.tokens else -(-length // math.prod(design.strides))
+
+
+def suited(world: World) -> Design:
+    """A design whose encoder leaves at most 128 positions of a signal."""
+    stride = 1 if world.tokens else -(-int(world.inputs.shape[1]) // _POSITIONS)
+    return Design(kernels=(max(3, 2 * stride - 1), 1), strides=(stride, 1))
+
 
 @dataclass(frozen=True)
 class SequenceCells:
@@ -92,6 +104,11 @@ class SequenceCells:
     device: str = "cpu"
 
     @property
+    def threads(self) -> int:
+        """One: networks are tiny, and several would wait for each other."""
+        return 1
+
+    @property
     def objectives(self) -> Sequence[str]:
         return list(self.known)
 
@@ -101,11 +118,23 @@ class SequenceCells:
 
     def facts(self) -> dict[str, Any]:
         objectives = {name: each.model_dump(mode="json") for name, each in self.known.items()}
-        parts = {task: {name: len(rows) for name, rows in each.parts.items()} for task, each in self.world.questions.items()}
+        parts = {
+            task: {name: len(rows) for name, rows in each.parts.items()} for task, each in self.world.questions.items()
+        }
         return {
             "world": self.world.digest, "design": asdict(self.design), "objectives": objectives, "parts": parts,
             "fitting": asdict(self.fitting), "protocol": asdict(self.protocol), "flops": self.flops,
         }  # fmt: skip
+
+    def check(self) -> None:
+        """Refuses what cannot be trained, before anything is.
+
+        Raises:
+            FeatherweightError: a backbone that cannot be so small, an objective that does not suit the sequences.
+        """
+        for backbone in self.backbones:
+            for objective in self.known:
+                self.steps(backbone, objective)
 
     def network(self, backbone: str, causal: bool, seed: int) -> SequenceNetwork:
         """A fresh network whose weights depend on the seed alone."""
@@ -136,7 +165,7 @@ class SequenceCells:
         }
         scores = {name: each["test"] for name, each in found.items()}
         validation = sum(each["validation"] for each in found.values()) / len(found)
-        return Trial(scores, validation, parameters_of(network.backbone), flops, steps, _ends(losses))
+        return Trial(scores, validation, parameters_of(network.backbone), flops, steps, first_and_last(losses))
 
     def _rows(self, cell: Cell, run: Run) -> torch.Tensor:
         order = torch.randperm(len(self.world.inputs), generator=run.generator("rows"))
@@ -156,14 +185,7 @@ class SequenceCells:
         known, run = self.known[objective], Run()
         task = known.task(self.network(backbone, known.causal, 0), run.generator("flops")).to(self.device)
         each = flops_of(lambda: task.loss(self._batch, run.generator("flops")).backward())
-        if self.flops is None:
-            return self.fitting.steps, each
-        if self.flops < each:
-            raise RecipeError(
-                f"{self.flops:.3g} operations a cell", f"are less than one update of {backbone} with {objective}",
-                f"give at least {each:.2g}",
-            )  # fmt: skip
-        return self.flops // each, each
+        return updates_within(self.flops, self.fitting.steps, each, f"{backbone} with {objective}"), each
 
 
 def pretrain(task: Task, inputs: torch.Tensor, fitting: Fitting, run: Run) -> list[float]:
@@ -191,9 +213,3 @@ def pretrain(task: Task, inputs: torch.Tensor, fitting: Fitting, run: Run) -> li
         optimizer,
         after_update=lambda step: task.after_update((step + 1) / fitting.steps),
     )
-
-
-def _ends(losses: Sequence[float]) -> tuple[float, float] | None:
-    """The first loss, and the mean of the last tenth."""
-    last = losses[-max(1, len(losses) // 10) :]
-    return (losses[0], sum(last) / len(last)) if losses else None

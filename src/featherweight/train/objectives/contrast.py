@@ -92,5 +92,3 @@ def candidates(rows: int, length: int, offset: int, negatives: int, generator: t
     right = torch.arange(offset, length).expand(rows, -1)[..., None]
     others = torch.randint(length - 1, (rows, length - offset, negatives), generator=generator)
     return torch.cat([right, others + (others >= right)], -1)
-
-

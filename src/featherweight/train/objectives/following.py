@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 
-
 class Following(nn.Module):
     """A copy of a module whose weights move towards it: w' <- m w' + (1 - m) w.
 
@@ -21,6 +20,10 @@ class Following(nn.Module):
         super().__init__()
         self.copy = copy.deepcopy(module).requires_grad_(False).eval()
         self.momentum = momentum
+
+    def train(self, mode: bool = True) -> Following:
+        """Stays as it is: a teacher drops nothing out."""
+        return self
 
     @torch.no_grad()
     def follow(self, module: nn.Module, share: float) -> None:

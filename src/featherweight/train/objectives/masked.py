@@ -78,7 +78,8 @@ class MaskedTask(Task):
 
     def loss(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         encoded = self.network.encoder(inputs)
-        targets, seen = (each.to(encoded.device) for each in self.fields.hidden(*encoded.shape[:2], generator))
+        rows, length, _ = encoded.shape
+        targets, seen = (each.to(encoded.device) for each in self.fields.hidden(rows, length, generator))
         given = torch.where(seen[..., None], encoded, self.mask)
         predicted = self.predictor(self.network.backbone(given))
         return self.fields.difference(predicted[targets], self.wanted(inputs)[targets])
@@ -139,5 +140,6 @@ class DataToVector(_Masked):
 
     def difference(self, predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         width = predicted.shape[-1]
-        total = nn.functional.smooth_l1_loss(predicted, targets, reduction="sum")
-        return total / len(predicted) / width**0.5
+        total: torch.Tensor = nn.functional.smooth_l1_loss(predicted, targets, reduction="sum")
+        scale: float = 1 / (len(predicted) * width**0.5)
+        return total * scale

@@ -34,9 +34,7 @@ def block_masks(
     return targets, around & ~targets
 
 
-def _spans(
-    rows: int, count: int, length: int, share: tuple[float, float], generator: torch.Generator
-) -> torch.Tensor:
+def _spans(rows: int, count: int, length: int, share: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
     """Contiguous spans of random length and place, bool [rows, count, length]."""
     drawn = torch.rand(2, rows, count, generator=generator)
     sizes = ((share[0] + (share[1] - share[0]) * drawn[0]) * length).long().clamp(1, length)

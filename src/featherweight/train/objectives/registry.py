@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
-from featherweight.core.errors import RecipeError, nearest
+from featherweight.core.errors import RecipeError
+from featherweight.core.fields import from_fields
 from featherweight.train.objectives.base import Objective
 from featherweight.train.objectives.contrast import ContrastivePrediction
 from featherweight.train.objectives.masked import DataToVector, JointEmbedding
@@ -18,24 +17,38 @@ OBJECTIVES: Mapping[str, type[Objective]] = {
 }
 
 
+def usual_objectives(
+    names: Sequence[str], fields: Mapping[str, Mapping[str, Any]], positions: int, tokens: bool
+) -> dict[str, Objective]:
+    """Objectives by name, with offsets and negatives that suit the length of the sequences.
+
+    Args:
+        names: of them; none = the usual ones.
+        fields: what is set of some, by name.
+        positions: of a sequence, after the encoder.
+        tokens: whether the inputs are tokens.
+
+    Raises:
+        RecipeError: an unknown name or field, or a value out of range.
+    """
+    chosen = names or (("next-token", "cpc", "data2vec") if tokens else ("cpc", "jepa", "data2vec"))
+    check_set(fields, chosen)
+    suited = {"offset": min(max(positions // 16, 1), 14), "negatives": min(max(positions // 4, 1), 128)}
+    usual: dict[str, dict[str, Any]] = {ContrastivePrediction.name: suited}
+    return {name: build_objective(name, {**usual.get(name, {}), **fields.get(name, {})}) for name in chosen}
+
+
+def check_set(fields: Mapping[str, Mapping[str, Any]], chosen: Sequence[str]) -> None:
+    """Refuses fields of objectives that take no part."""
+    for name in fields:
+        if name not in chosen:
+            raise RecipeError(f"--set {name}.…", f"sets a field of {name!r}, which takes no part", "name it too")
+
+
 def build_objective(name: str, fields: Mapping[str, Any] | None = None) -> Objective:
     """An objective with these fields.
 
     Raises:
         RecipeError: an unknown name or field, or a value out of range.
     """
-    if name not in OBJECTIVES:
-        hint = nearest(name, OBJECTIVES) or f"use one of {', '.join(OBJECTIVES)}"
-        raise RecipeError(f"objective {name!r}", "is unknown", hint)
-    cls, given = OBJECTIVES[name], dict(fields or {})
-    unknown = [field for field in given if field not in cls.model_fields]
-    if unknown:
-        hint = nearest(unknown[0], cls.model_fields) or f"use one of {', '.join(cls.model_fields) or 'none'}"
-        raise RecipeError(f"field {unknown[0]!r} of {name}", "is unknown", hint)
-    try:
-        return cls(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RecipeError(
-            f"{name}.{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "give another value"
-        ) from None
+    return from_fields(OBJECTIVES, name, fields or {})
