@@ -54,7 +54,8 @@ _WHERE = {
 __all__ = [
     "Budget", "GridSettings", "Reading", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export",
     "adapter_inspect", "adapter_place", "adapter_shrink", "apply", "audit_component", "compare_optimizers",
-    "distill_component", "fit", "graft", "grid", "load_segmenter", "open_model", "plan", "report", "technique", "verify",
+    "distill_component", "fit", "graft", "grid", "load_segmenter", "open_model", "plan", "report", "technique",
+    "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -13,6 +13,7 @@ which.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +74,10 @@ def read_signals(path: str | Path, reading: Reading) -> Signals:
 
 
 def _csv(path: Path, reading: Reading) -> Signals:
-    lines = list(csv.reader(read_text(path, str(path), "give a .csv file").splitlines()))
+    lines = list(csv.reader(io.StringIO(read_text(path, str(path), "give a .csv file"))))
     header, *rows = [line for line in lines if line] or [[]]
+    if header and all(_is_number(name) for name in header):
+        raise DataError(str(path), "has no header", "write the names of the columns into its first line")
     if not rows:
         raise DataError(str(path), "holds a header at most", "give a table with a header and a row for each signal")
     _require(header, (*reading.labels, *reading.columns), str(path))
@@ -87,6 +90,14 @@ def _csv(path: Path, reading: Reading) -> Signals:
         values[number] = [_number(row[place], path, number, header[place]) for place in places]
     labels = {name: [row[header.index(name)].strip() for row in rows] for name in reading.labels}
     return _cut(torch.from_numpy(values), labels, reading, str(path))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _require(known: Sequence[str], asked: Sequence[str], where: str) -> None:

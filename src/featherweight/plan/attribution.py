@@ -128,6 +128,10 @@ class Attribution:
         left = count - sum(degrees.values())
         return [*found, Share("residual", self.estimate(self._rest), left, left / count)]
 
+    def lead(self, one: str, other: str) -> Estimate:
+        """The share of one term less that of another."""
+        return self.estimate(lambda scores: self._share(one, scores) - self._share(other, scores))
+
     def _share(self, term: str, scores: np.ndarray) -> np.ndarray:
         others = [each for each in TERMS if each != term and each not in _CONTAINED.get(term, ())]
         explained = _explained(self._matrix([*others, term]), scores) - _explained(self._matrix(others), scores)
