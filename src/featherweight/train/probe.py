@@ -1,8 +1,8 @@
 """What a trained network knows: a small head learns a task from its features, which stay as they are or do not.
 
-- "linear": one linear layer on frozen features: what lies open.
+- "linear": softmax regression on frozen features, to convergence: what lies open.
 - "mlp": a hidden layer between: what is there at all.
-- "finetune": a linear layer, and the whole network trained with it: what it is a good start for.
+- "finetune": that regression, and then the whole network trained with it: what it is a good start for.
 
 Features are the mean over positions of what the backbone gives. A head is trained alike for everything that is
 compared: the same rows, steps, rates. The three ways are those of arXiv 2605.12241.
@@ -21,6 +21,7 @@ from featherweight.core.labelled import Labelled
 from featherweight.models.pooling import Pool, pooled
 from featherweight.models.sequence_network import SequenceNetwork
 from featherweight.train.head import Fitting, train_head, train_rows
+from featherweight.train.regression import softmax_regression
 
 Way = Literal["linear", "mlp", "finetune"]
 WAYS: tuple[Way, ...] = ("linear", "mlp", "finetune")
@@ -34,13 +35,15 @@ class Protocol:
     Attributes:
         way: which head, and whether the network learns with it.
         labels: rows with a label that it learns from at most.
-        fitting: steps and rate of the head.
+        ridge: weight of the squared weights of a regression.
+        fitting: steps and rate of an "mlp".
         finetuning: those of the network with it.
         pool: how positions become one vector.
     """
 
     way: Way = "linear"
     labels: int = 300
+    ridge: float = 1e-3
     fitting: Fitting = field(default_factory=lambda: Fitting(300, 1e-2, 1e-2, 64))
     finetuning: Fitting = field(default_factory=lambda: Fitting(100, 1e-3, 1e-2, 64))
     pool: Pool = "mean"
@@ -76,8 +79,6 @@ def probe(
         protocol: how its head is trained.
         generator: draws the head and the order of rows.
     """
-    from featherweight.models.grafted import dense_layers
-
     rows = {name: list(each) for name, each in question.parts.items()}
     drawn = torch.randperm(len(rows["training"]), generator=generator)[: protocol.labels]
     rows["training"] = [rows["training"][each] for each in drawn.tolist()]
@@ -85,17 +86,28 @@ def probe(
     targets = {name: question.data.targets[each].to(device_of(network)) for name, each in rows.items()}
     network = copy.deepcopy(network).requires_grad_(False).eval()
     known = {name: features(network, each, protocol.pool) for name, each in inputs.items()}
-    widths = [network.width] * (2 if protocol.way == "mlp" else 1)
-    head = dense_layers([*widths, len(question.data.classes)], generator).to(device_of(network))
-    train_head(head, known["training"], targets["training"], protocol.fitting, generator)
+    head = _head(known["training"], targets["training"], len(question.data.classes), protocol, generator)
     if protocol.way == "finetune":
         _finetune(network, head, inputs["training"], targets["training"], protocol, generator)
         known = {name: features(network, each, protocol.pool) for name, each in inputs.items()}
     return {name: balanced_accuracy(head(known[name]), targets[name]) for name in ("validation", "test")}
 
 
+def _head(
+    known: torch.Tensor, targets: torch.Tensor, classes: int, protocol: Protocol, generator: torch.Generator
+) -> torch.nn.Module:
+    """A trained head on frozen features."""
+    from featherweight.models.grafted import dense_layers
+
+    if protocol.way != "mlp":
+        return softmax_regression(known, targets, classes, protocol.ridge)
+    head = dense_layers([known.shape[1], known.shape[1], classes], generator).to(known.device)
+    train_head(head, known, targets, protocol.fitting, generator)
+    return head
+
+
 def _finetune(
-    network: SequenceNetwork, head: torch.nn.Sequential, inputs: torch.Tensor, targets: torch.Tensor,
+    network: SequenceNetwork, head: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor,
     protocol: Protocol, generator: torch.Generator,
 ) -> None:  # fmt: skip
     """Trains network and head together, in place."""
