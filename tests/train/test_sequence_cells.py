@@ -59,10 +59,12 @@ def test_the_same_cell_twice_is_the_same(objective: str) -> None:
 
 def test_a_larger_amount_of_data_holds_the_smaller() -> None:
     domain, run = cells(), Run(seed=2)
-    few, many = (domain._rows(Cell("attention", "cpc", rows, 2), run) for rows in (8, 20))
-    assert torch.equal(many[:8], few)
-    other = domain._rows(Cell("attention", "cpc", 8, 3), Run(seed=3))
+    few, many, tiny = (domain._rows(Cell("attention", "cpc", rows, 2), run) for rows in (16, 20, 3))
+    assert torch.equal(many[:16], few)
+    other = domain._rows(Cell("attention", "cpc", 16, 3), Run(seed=3))
     assert not torch.equal(other, few)
+    assert torch.equal(tiny[:6], torch.cat([few[:3], few[:3]]))  # three rows make a batch of sixteen
+    assert len(tiny) == 16
 
 
 def test_a_budget_of_operations_is_kept() -> None:

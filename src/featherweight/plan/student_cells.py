@@ -103,7 +103,7 @@ class StudentCells:
     ) -> list[float]:
         """Trains a skeleton's module in place; returns the loss of every update."""
         order = torch.randperm(len(self.text["calibration"].ids), generator=run.generator("rows"))
-        rows = order[: cell.rows].tolist()
+        rows = order[: cell.rows].tolist() * -(-self.fitting.batch // cell.rows)  # every update costs the same
         batch_of = shuffled(len(rows), self.fitting.batch, run.generator("order"))
         generator, extra = run.generator("recovery"), self._extra(recovery)
 

@@ -168,13 +168,19 @@ class SequenceCells:
         return Trial(scores, validation, parameters_of(network.backbone), flops, steps, first_and_last(losses))
 
     def _rows(self, cell: Cell, run: Run) -> torch.Tensor:
-        order = torch.randperm(len(self.world.inputs), generator=run.generator("rows"))
-        return self.world.inputs[order[: cell.rows]].to(self.device)
+        """The rows of a cell, repeated where they do not fill a batch: every update costs the same."""
+        order = torch.randperm(len(self.world.inputs), generator=run.generator("rows"))[: cell.rows]
+        filled = order[torch.arange(max(len(order), self.fitting.batch)) % len(order)]
+        return self.world.inputs[filled].to(self.device)
 
     @functools.cached_property
     def _batch(self) -> torch.Tensor:
         inputs = self.world.inputs
         return inputs[torch.arange(self.fitting.batch) % len(inputs)].to(self.device)
+
+    @functools.cached_property
+    def _operations(self) -> dict[tuple[str, str], int]:
+        return {}
 
     def steps(self, backbone: str, objective: str) -> tuple[int, int]:
         """Updates of a cell, and the operations of one.
@@ -182,9 +188,12 @@ class SequenceCells:
         Raises:
             RecipeError: the operations that a cell may take do not suffice for one update.
         """
-        known, run = self.known[objective], Run()
-        task = known.task(self.network(backbone, known.causal, 0), run.generator("flops")).to(self.device)
-        each = flops_of(lambda: task.loss(self._batch, run.generator("flops")).backward())
+        if (backbone, objective) not in self._operations:
+            known, run = self.known[objective], Run()
+            task = known.task(self.network(backbone, known.causal, 0), run.generator("flops")).to(self.device)
+            counted = flops_of(lambda: task.loss(self._batch, run.generator("flops")).backward())
+            self._operations[backbone, objective] = counted
+        each = self._operations[backbone, objective]
         return updates_within(self.flops, self.fitting.steps, each, f"{backbone} with {objective}"), each
 
 
