@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 _DAMPING = 1e-4  # of the mean of H's diagonal, more where H is singular
+_SMALLEST = 1e-12  # eigenvalue that counts, as a share of the largest
 
 
 class LowRankLinear(nn.Module):
@@ -40,11 +41,21 @@ def factors(weight: torch.Tensor, moment: torch.Tensor, rank: int) -> tuple[torc
         moment: E[x x^T] of the inputs, [columns, columns].
         rank: at most the smaller side.
     """
-    root = _root(moment.double())
-    left, sizes, right = torch.linalg.svd(weight.double() @ root, full_matrices=False)
-    share = sizes[:rank].sqrt()
-    down = torch.linalg.solve_triangular(root, share[:, None] * right[:rank], upper=False, left=False)
-    return (left[:, :rank] * share).float().contiguous(), down.float().contiguous()
+    exact = weight.double()
+    seen = exact @ _root(moment.double())
+    left, sizes = _leading(seen, rank)
+    share = sizes.sqrt()
+    # The best approximation of W L is P W L, with P onto its first left singular vectors: so that of W is P W.
+    return (left * share).float().contiguous(), ((left.T @ exact) / share[:, None]).float().contiguous()
+
+
+def _leading(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first left singular vectors and values, from the smaller of the two Gram matrices: faster than an SVD."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    values, vectors = torch.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
+    values, vectors = values[-rank:].flip(0), vectors[:, -rank:].flip(1)
+    sizes = values.clamp(min=_SMALLEST * float(values[0].clamp(min=1e-30))).sqrt()
+    return (vectors if wide else matrix @ vectors / sizes), sizes
 
 
 def _root(moment: torch.Tensor) -> torch.Tensor:

@@ -268,7 +268,7 @@ def _of_students(
 
     if settings.head != "linear" or settings.labels is not None:
         raise RecipeError("--head or --labels", "are of signals: a language model keeps its head", "leave them out")
-    fitting, share = settings.fitting(Fitting(30, 2e-4, 0.0, 4)), parse_share(settings.memory, "memory", "80%")
+    fitting, share = settings.fitting(Fitting(30, 5e-5, 0.0, 4)), parse_share(settings.memory, "memory", "80%")
     known, names = build_recoveries(settings.objectives, settings.fields), check_names(settings.backbones or NAMES)
     rows = amounts(settings.rows or ("16", "64"), None, fitting.batch)
     crossed = Grid(names, tuple(known), rows, settings.seeds, settings.tried(fitting.learning_rate))
