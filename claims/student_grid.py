@@ -27,7 +27,7 @@ from featherweight.plan.skeletons import NAMES, skeletons
 from featherweight.plan.student_cells import StudentCells
 from featherweight.train.cells import UNTRAINED
 from featherweight.train.head import Fitting
-from featherweight.train.recovery import build_recoveries
+from featherweight.train.recovery import RECOVERIES, build_recoveries
 from featherweight.verbs.grid_text import text_rows
 
 CLAIM = (
@@ -46,7 +46,7 @@ def main() -> str:
         made = skeletons(parent, NAMES, 0.8, Run(calibration=text["calibration"]))
         for name, each in made.items():
             print(f"{name}: {each.how}, {each.parameters / parent.parameters:.1%} of the parameters", flush=True)
-        known = build_recoveries((), {})
+        known = build_recoveries(tuple(RECOVERIES), {})
         domain = StudentCells(parent, made, known, text, Fitting(STEPS, 1e-3, 0.0, 4))
         outcomes = run_grid(Grid(NAMES, tuple(known), AMOUNTS, len(SEEDS), RATES), domain, Run())
     experiment.note(outcomes)

@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from featherweight.verbs.distill_component import distill_component as distill_component
     from featherweight.verbs.fit import fit as fit
     from featherweight.verbs.graft import graft as graft
-    from featherweight.verbs.grid import GridSettings as GridSettings
     from featherweight.verbs.grid import grid as grid
+    from featherweight.verbs.grid_settings import GridSettings as GridSettings
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
-    "Budget": "core.budget", "GridSettings": "verbs.grid", "Reading": "core.signal_files", "Recipe": "core.recipe",
-    "Settings": "verbs.prepare", "adapt": "verbs.adapt", "grid": "verbs.grid",
+    "Budget": "core.budget", "GridSettings": "verbs.grid_settings", "Reading": "core.signal_files",
+    "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt", "grid": "verbs.grid",
     "adapt_segmenter": "verbs.adapt_segmenter", "adapter_export": "verbs.adapter_export",
     "adapter_inspect": "verbs.adapter_inspect", "adapter_place": "verbs.adapter_place",
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",

@@ -77,7 +77,7 @@ def test_a_skeleton_of_full_rank_is_the_parent(parent: Model, text: dict[str, To
 
 
 def cells(parent: Model, made: dict[str, Skeleton], text: dict[str, TokenSet], steps: int = 3) -> StudentCells:
-    return StudentCells(parent, made, build_recoveries((), {}), text, Fitting(steps, 1e-3, 0.0, 4))
+    return StudentCells(parent, made, build_recoveries(tuple(RECOVERIES), {}), text, Fitting(steps, 1e-3, 0.0, 4))
 
 
 def test_scores_are_the_perplexity_ratios_that_are_measured_everywhere(

@@ -18,9 +18,12 @@ from featherweight.core.signal_files import Reading
 from featherweight.core.source import open_folder
 from featherweight.core.waves import waves
 from featherweight.train.sequence_cells import Design
-from featherweight.verbs.grid import GridSettings, grid
+from featherweight.verbs.grid import grid
+from featherweight.verbs.grid_settings import GridSettings
 from featherweight.verbs.grid_text import world_of_text
 from featherweight.verbs.grid_worlds import amounts, split_signals
+from featherweight.verbs.report import report
+from featherweight.verbs.verify import verify_ledger
 
 QUICK = GridSettings(
     ("state-space", "convolution"), ("cpc",), ("32", "100%"), 2, steps=2, batch=16, labels=40, design=Design(16, 1, 900)
@@ -57,6 +60,9 @@ def test_a_table_with_two_tasks_makes_a_folder_that_says_everything(table: Path,
     receipts = read_ledger(out / "ledger.jsonl")
     assert [each.content["step"] for each in receipts] == ["grid", *["cell"] * 12, "findings"]
     assert facts["receipts"]["head"] == receipts[-1].digest
+    assert len(verify_ledger(out)) == len(receipts)
+    (out / "report.html").unlink()
+    assert report(out).read_text() == page
 
 
 def test_a_killed_grid_goes_on_and_comes_to_the_same(table: Path, tmp_path: Path) -> None:

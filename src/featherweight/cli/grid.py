@@ -22,11 +22,13 @@ def grid(
     memory: Annotated[str, typer.Option(help="share of a model's bytes that its skeletons keep")] = "80%",
     backbones: Annotated[
         str | None,
-        typer.Option(help="state-space,convolution,attention; of a model depth,width,low-rank; all by default"),
+        typer.Option(help="state-space,convolution,attention; of a model depth,width,low-rank"),
     ] = None,
     objectives: Annotated[
         str | None,
-        typer.Option(help="cpc,jepa,data2vec,next-token; of a model next-token,logit-kl,hidden-states,cpc"),
+        typer.Option(
+            help="cpc,jepa,data2vec; of text next-token too; of a model next-token,logit-kl,hidden-states,cpc"
+        ),
     ] = None,
     rows: Annotated[str | None, typer.Option(help="amounts of data, with commas: 300,6000 or 10%,100%")] = None,
     seeds: Annotated[int, typer.Option(help="of every cell")] = 2,
@@ -56,8 +58,8 @@ def grid(
     from featherweight.cli.progress import progress
     from featherweight.core.signal_files import Reading
     from featherweight.plan.spending import Prices
-    from featherweight.verbs.grid import GridSettings, read_fields
     from featherweight.verbs.grid import grid as run
+    from featherweight.verbs.grid_settings import GridSettings, read_fields
 
     settings = GridSettings(
         backbones=_names(backbones), objectives=_names(objectives), rows=_names(rows), seeds=seeds, steps=steps,

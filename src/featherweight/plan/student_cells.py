@@ -52,7 +52,7 @@ class StudentCells:
     skeletons: Mapping[str, Skeleton]
     known: Mapping[str, Recovery]
     text: Mapping[str, TokenSet]
-    fitting: Fitting = field(default_factory=lambda: Fitting(30, 5e-5, 0.0, 4))
+    fitting: Fitting = field(default_factory=lambda: Fitting(20, 5e-5, 0.0, 4))
     flops: int | None = None
     device: str = "cpu"
 

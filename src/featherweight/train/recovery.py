@@ -123,12 +123,12 @@ class FromContrast(Recovery):
 
 
 def build_recoveries(names: Sequence[str], fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Recovery]:
-    """Ways to recover by name; none = all.
+    """Ways to recover by name; none = all but the contrastive one.
 
     Raises:
         RecipeError: an unknown name or field, or a value out of range.
     """
-    chosen = names or tuple(RECOVERIES)
+    chosen = names or ("next-token", "logit-kl", "hidden-states")
     check_set(fields, chosen)
     return {name: from_fields(RECOVERIES, name, fields.get(name, {})) for name in chosen}
 

@@ -15,14 +15,14 @@ def report(run: str | Path) -> Path:
     Raises:
         CheckpointError: the folder holds no finished run.
     """
-    from featherweight.report import adapter_page
+    from featherweight.report import adapter_page, grid_page
     from featherweight.report import page as run_page
 
     workspace = Workspace(Path(run))
     if not workspace.result.is_file():
-        raise CheckpointError(str(run), "holds no finished run", "give the folder that fit, apply or adapt wrote")
+        raise CheckpointError(str(run), "holds no finished run", "give the folder that fit, apply, adapt or grid wrote")
     facts = json.loads(workspace.result.read_text(encoding="utf-8"))
-    kind = adapter_page if facts.get("kind") == "adapter" else run_page
+    render = {"adapter": adapter_page.render, "grid": grid_page.render}.get(facts.get("kind"), run_page.render)
     page = workspace.folder / "report.html"
-    workspace.write(page, kind.render(facts))
+    workspace.write(page, render(facts))
     return page
