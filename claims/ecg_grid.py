@@ -55,7 +55,8 @@ def joined(parts: Sequence[list[Outcome]]) -> list[Outcome]:
     found = []
     for cells in zip(*parts, strict=True):
         scores = {task: score for each in cells for task, score in each.trial.scores.items()}
-        found.append(replace(cells[0], trial=replace(cells[0].trial, scores=scores)))
+        rows = {task: each for cell in cells for task, each in cell.trial.rows.items()}
+        found.append(replace(cells[0], trial=replace(cells[0].trial, scores=scores, rows=rows)))
     return found
 
 

@@ -10,6 +10,7 @@ from claims.experiment import Experiment
 from featherweight.plan.attribution import Attribution, Estimate
 from featherweight.plan.findings import Findings
 from featherweight.plan.grid import Outcome
+from featherweight.plan.judging_rows import judging_noise
 from featherweight.train.cells import UNTRAINED
 
 
@@ -38,7 +39,8 @@ def fit_of(outcomes: Sequence[Outcome], objectives: Sequence[str] = ()) -> Attri
         each for each in outcomes
         if each.cell.objective != UNTRAINED and (not objectives or each.cell.objective in objectives)
     ]  # fmt: skip
-    return Attribution([each.cell for each in cells], [each.score for each in cells])
+    noise = judging_noise([each.trial for each in cells])
+    return Attribution([each.cell for each in cells], [each.score for each in cells], noise=noise)
 
 
 def stated(statement: str, difference: Estimate, unit: str) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.core.errors import DataError, RecipeError
+from featherweight.measure.quality import RESAMPLES
 from featherweight.plan.attribution import BACKBONE, INTERACTION, OBJECTIVE, ROWS, SEED, TERMS, Attribution
 from featherweight.plan.findings import findings
 from featherweight.plan.grid import Outcome
+from featherweight.plan.judging_rows import judging_noise
 from featherweight.plan.spending import Prices, advice
 from featherweight.plan.standing import orders, standings
 from featherweight.train.cells import UNTRAINED, Cell, Trial
@@ -144,12 +146,48 @@ def test_an_order_that_turns_around_with_more_data() -> None:
     def crossing(cell: Cell) -> float:
         return {"a": 0.5, "b": 0.1 * math.log2(cell.rows / 400) + 0.5, "c": 0.0}[cell.backbone]
 
-    found = {(each.first, each.second): each for each in orders(outcomes(crossing, 0.005))}
+    quiet = np.zeros((RESAMPLES, len(cells())))
+    found = {(each.first, each.second): each for each in orders(outcomes(crossing, 0.005), quiet)}
     assert found["a", "b"].flips == "yes"
     assert found["a", "b"].least.value > 0 > found["a", "b"].most.value
     assert found["a", "c"].flips == found["b", "c"].flips == "no"
-    unclear = orders(outcomes(lambda cell: 0.0, 1.0))
+    unclear = orders(outcomes(lambda cell: 0.0, 1.0), quiet)
     assert all(each.flips in ("no", "perhaps") for each in unclear)
+
+
+def judged(hits: dict[str, np.ndarray]) -> list[Outcome]:
+    """Every cell of a backbone is right on the same rows."""
+    return [
+        Outcome(cell, Trial({"t": float(hits[cell.backbone].mean())}, 0.0, 10, 100, 5,
+                            rows={"t": tuple(hits[cell.backbone].tolist())}), 1e-3)
+        for cell in cells()
+    ]  # fmt: skip
+
+
+def test_a_lead_that_hangs_on_the_rows_that_judge_is_no_lead() -> None:
+    drawn = np.random.default_rng(0).integers(0, 2, (3, 100))
+    found = judged(dict(zip(BACKBONES, drawn, strict=True)))
+    trials = [each.trial for each in found]
+    noise = judging_noise(trials)
+    assert noise.shape == (RESAMPLES, len(found))
+    assert noise.std(0) == pytest.approx(drawn.std(1).repeat(18) / 10, rel=0.1)
+    assert np.abs(noise[:, :18] - noise[:, :1]).max() < 1e-12  # the same rows, the same luck
+    blind = Attribution([each.cell for each in found], [each.score for each in found])
+    seeing = Attribution([each.cell for each in found], [each.score for each in found], noise=noise)
+    low, high = seeing.effect(BACKBONE, "a").interval
+    assert low < 0 < high
+    assert blind.effect(BACKBONE, "a").interval[0] > 0 or blind.effect(BACKBONE, "a").interval[1] < 0
+    assert findings(found).advice.spend_on is None
+
+
+def test_a_lead_on_all_rows_stays() -> None:
+    right = np.ones(200)
+    right[::10] = 0
+    worse = right.copy()
+    worse[1::4] = 0
+    found = findings(judged({"a": right, "b": worse, "c": worse}))
+    assert found.advice.spend_on == BACKBONE
+    assert all(each.flips == "no" for each in found.orders)
 
 
 def test_money_goes_to_the_largest_sure_gain_for_its_cost() -> None:

@@ -9,7 +9,7 @@ from featherweight.core.labelled import Labelled
 from featherweight.models.backbone import Backbone
 from featherweight.models.sequence_network import SequenceNetwork, SignalEncoder
 from featherweight.train.head import Fitting
-from featherweight.train.probe import WAYS, Protocol, Question, balanced_accuracy, features, probe
+from featherweight.train.probe import WAYS, Protocol, Question, balanced_hits, features, probe
 
 PARTS = {"training": range(0, 120), "validation": range(120, 180), "test": range(180, 300)}
 
@@ -32,10 +32,11 @@ def test_what_is_there_is_found_and_nothing_else(way: str) -> None:
     body = network()
     before = {name: each.clone() for name, each in body.state_dict().items()}
     found = probe(body, question(True), protocol, torch.Generator().manual_seed(0))
-    assert found["test"] > 0.9
-    assert found["validation"] > 0.9
+    assert found.test > 0.9
+    assert found.validation > 0.9
+    assert len(found.rows) == 120
     nothing = probe(body, question(False), protocol, torch.Generator().manual_seed(0))
-    assert abs(nothing["test"] - 0.5) < 0.15
+    assert abs(nothing.test - 0.5) < 0.15
     assert all(torch.equal(each, before[name]) for name, each in body.state_dict().items())
 
 
@@ -56,5 +57,7 @@ def test_features_are_means_over_positions() -> None:
 
 def test_every_class_counts_alike() -> None:
     targets = torch.tensor([0] * 90 + [1] * 10)
-    assert balanced_accuracy(torch.tensor([[1.0, 0.0]]).expand(100, 2), targets) == 0.5
-    assert balanced_accuracy(torch.nn.functional.one_hot(targets, 3).float(), targets) == 1.0
+    found = balanced_hits(torch.tensor([[1.0, 0.0]]).expand(100, 2), targets)
+    assert float(found.mean()) == pytest.approx(0.5)
+    assert bool((found[90:] == 0).all())
+    assert float(balanced_hits(torch.nn.functional.one_hot(targets, 3).float(), targets).mean()) == pytest.approx(1.0)

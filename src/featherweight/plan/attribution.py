@@ -6,7 +6,7 @@ A factor's share, eta squared, is the sum of squares that it explains beyond all
 over the total. Noise alone gives a term of d degrees of freedom d / (n - 1) of n cells on average: that is `chance`.
 Intervals are the middle 95 % of a wild bootstrap: each cell's residual, scaled by its leverage, keeps its size and gets
 a random sign, so cells near a ceiling are not made noisier by others. What the formula leaves out (an objective that
-suits one backbone) is in the residuals and widens them.
+suits one backbone) is in the residuals and widens them. The rows that judge are drawn again too (`plan.judging_rows`).
 """
 
 from __future__ import annotations
@@ -58,12 +58,15 @@ class Attribution:
         cells: those that have a score.
         scores: of each.
         seed: of the bootstrap.
+        noise: what other rows that judge would have changed, [draws, cells]; None = nothing is known of them.
 
     Raises:
         DataError: there are fewer than three.
     """
 
-    def __init__(self, cells: Sequence[Cell], scores: Sequence[float], seed: int = 0) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], scores: Sequence[float], seed: int = 0, noise: np.ndarray | None = None
+    ) -> None:
         if len(cells) < 3:
             raise DataError(f"{len(cells)} cells with a score", "cannot be told apart", "cross more, or lower the rate")
         self.cells, self.scores = list(cells), np.asarray(scores, dtype=np.float64)
@@ -72,7 +75,7 @@ class Attribution:
             SEED: _levels(str(each.seed) for each in cells),
         }  # fmt: skip
         self._columns = self._design()
-        self.seed = seed
+        self.seed, self.noise = seed, 0.0 if noise is None else noise
 
     def _design(self) -> dict[str, np.ndarray]:
         """The columns of each term: effects of levels that add up to zero, and log2 rows less their mean."""
@@ -101,7 +104,7 @@ class Attribution:
         leverage = np.minimum((basis**2).sum(1), 1 - 1e-9)
         residuals = (self.scores - fitted) / np.sqrt(1 - leverage)
         signs = np.random.default_rng(self.seed).integers(0, 2, (RESAMPLES, len(self.cells))) * 2 - 1
-        drawn: np.ndarray = fitted + residuals * signs
+        drawn: np.ndarray = fitted + residuals * signs + self.noise
         return drawn
 
     def estimate(self, of: Callable[[np.ndarray], np.ndarray], tail: float = 0.025) -> Estimate:

@@ -10,6 +10,7 @@ from typing import Any
 
 from featherweight.plan.attribution import Attribution, Estimate, Share
 from featherweight.plan.grid import Outcome
+from featherweight.plan.judging_rows import judging_noise
 from featherweight.plan.spending import Advice, Prices, advice
 from featherweight.plan.standing import Order, Standing, orders, standings
 from featherweight.train.cells import UNTRAINED
@@ -64,7 +65,8 @@ def findings(outcomes: Sequence[Outcome], prices: Prices | None = None, seed: in
     trained = [each for each in outcomes if each.cell.objective != UNTRAINED]
     cells = [each for each in trained if not each.trial.failed]
     baselines = [each for each in outcomes if each.cell.objective == UNTRAINED and not each.trial.failed]
-    fit = Attribution([each.cell for each in cells], [each.score for each in cells], seed)
+    noise = judging_noise([each.trial for each in cells], seed)
+    fit = Attribution([each.cell for each in cells], [each.score for each in cells], seed, noise)
     several = len({each.cell.rows for each in cells}) > 1
     names = list(dict.fromkeys(each.cell.backbone for each in cells))
     return Findings(
@@ -73,7 +75,7 @@ def findings(outcomes: Sequence[Outcome], prices: Prices | None = None, seed: in
         tuple(standings(cells, [], lambda each: each.cell.objective, seed)),
         {name: fit.slope(name) for name in names} if several else {},
         _trend(cells),
-        tuple(orders(cells, seed)),
+        tuple(orders(cells, noise, seed)),
         advice(fit, cells, prices or Prices()),
         sum(each.edge for each in cells),
         len(trained) - len(cells),

@@ -88,11 +88,15 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        failed = bool(self.trial.failed)
+        failed, trial = bool(self.trial.failed), self.trial.to_dict()
+        del trial["rows"]  # thousands of numbers, which the store keeps
         return {
-            **asdict(self.cell), "rate": self.rate, "edge": self.edge, "score": None if failed else self.score,
-            **self.trial.to_dict(),
-        }  # fmt: skip
+            **asdict(self.cell),
+            "rate": self.rate,
+            "edge": self.edge,
+            "score": None if failed else self.score,
+            **trial,
+        }
 
 
 def run_grid(grid: Grid, domain: Domain, run: Run, jobs: int = 1) -> list[Outcome]:

@@ -22,6 +22,7 @@ from featherweight.plan.attribution import BACKBONE, OBJECTIVE, ROWS, Attributio
 from featherweight.plan.grid import Outcome
 
 _TAIL = 0.025
+_NOTHING = 1e-9  # a bound below it is rounding
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,6 @@ def _verdict(steps: Sequence[Step]) -> tuple[str | None, str]:
     low = best.value.interval[0]
     if low != low:
         return None, "the grid is too small to tell gains from chance: add seeds"
-    if low <= 0:
+    if low <= _NOTHING:
         return None, "no gain is beyond chance: no factor is worth paying for on this evidence"
     return best.factor, f"{best.what} gains at least {low:.3g} a unit of cost, more than any other step surely does"

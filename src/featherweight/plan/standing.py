@@ -2,7 +2,8 @@
 
 Ranks are made within each task, on means over objectives, amounts of data and seeds; tasks are drawn again, the same
 ones for every backbone (paired bootstrap), for the interval of a mean rank. Whether an order flips is asked of each
-pair of backbones at the smallest and the largest amount: their difference over the same objectives and seeds, paired.
+pair of backbones at the smallest and the largest amount: their difference over the same objectives and seeds, paired,
+with the rows that judge drawn again.
 """
 
 from __future__ import annotations
@@ -91,17 +92,24 @@ class Order:
     flips: str
 
 
-def orders(outcomes: Sequence[Outcome], seed: int = 0) -> list[Order]:
-    """Every pair of backbones; none where there is only one amount of data."""
+def orders(outcomes: Sequence[Outcome], noise: np.ndarray, seed: int = 0) -> list[Order]:
+    """Every pair of backbones; none where there is only one amount of data.
+
+    Args:
+        outcomes: cells with a score.
+        noise: what other rows that judge would have changed, [draws, cells].
+        seed: of the bootstrap.
+    """
     rows = sorted({each.cell.rows for each in outcomes})
     names = list(dict.fromkeys(each.cell.backbone for each in outcomes))
     if len(rows) < 2:
         return []
-    return [_order(outcomes, one, other, rows, seed) for one, other in itertools.combinations(names, 2)]
+    pairs = _Pairs(outcomes, noise, seed)
+    return [_order(pairs, one, other, rows) for one, other in itertools.combinations(names, 2)]
 
 
-def _order(outcomes: Sequence[Outcome], one: str, other: str, rows: Sequence[int], seed: int) -> Order:
-    least, most = (_difference(outcomes, one, other, each, seed) for each in (rows[0], rows[-1]))
+def _order(pairs: _Pairs, one: str, other: str, rows: Sequence[int]) -> Order:
+    least, most = (pairs.difference(one, other, each) for each in (rows[0], rows[-1]))
     if least.value < 0:
         one, other, least, most = other, one, _negative(least), _negative(most)
     if most.value >= 0:
@@ -109,21 +117,36 @@ def _order(outcomes: Sequence[Outcome], one: str, other: str, rows: Sequence[int
     return Order(one, other, least, most, "yes" if least.interval[0] > 0 and most.interval[1] < 0 else "perhaps")
 
 
-def _difference(outcomes: Sequence[Outcome], one: str, other: str, rows: int, seed: int) -> Estimate:
-    """Mean difference over the objectives and seeds that both have."""
-    scores = {(each.cell.backbone, each.cell.objective, each.cell.seed): each.score
-              for each in outcomes if each.cell.rows == rows}  # fmt: skip
-    pairs = [
-        (score, scores.get((other, objective, seed)))
-        for (name, objective, seed), score in scores.items()
-        if name == one
-    ]
-    differences = np.array([score - against for score, against in pairs if against is not None])
-    if len(differences) < 2:
-        value = float(differences.mean()) if len(differences) else math.nan
-        return Estimate(value, (math.nan, math.nan))
-    means = resampled(len(differences), seed, RESAMPLES) @ differences / len(differences)
-    return Estimate(float(differences.mean()), interval_of(means))
+@dataclass(frozen=True)
+class _Pairs:
+    """Cells of two backbones with the same objective, amount and seed."""
+
+    outcomes: Sequence[Outcome]
+    noise: np.ndarray
+    seed: int
+
+    def difference(self, one: str, other: str, rows: int) -> Estimate:
+        """Mean difference over the objectives and seeds that both have."""
+        places = {
+            (each.cell.backbone, each.cell.objective, each.cell.seed): place
+            for place, each in enumerate(self.outcomes)
+            if each.cell.rows == rows
+        }
+        pairs = [
+            (place, places[other, objective, seed])
+            for (name, objective, seed), place in places.items()
+            if name == one and (other, objective, seed) in places
+        ]
+        if not pairs:
+            return Estimate(math.nan, (math.nan, math.nan))
+        first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+        scores = np.array([each.score for each in self.outcomes])
+        differences = scores[first] - scores[second]
+        if len(pairs) < 2:
+            return Estimate(float(differences.mean()), (math.nan, math.nan))
+        means = resampled(len(pairs), self.seed, RESAMPLES) @ differences / len(pairs)
+        moved = (self.noise[:, first] - self.noise[:, second]).mean(1)
+        return Estimate(float(differences.mean()), interval_of(means + moved))
 
 
 def _negative(estimate: Estimate) -> Estimate:

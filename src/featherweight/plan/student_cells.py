@@ -90,13 +90,13 @@ class StudentCells:
             steps, each = self._steps(skeleton, recovery)
             flops = steps * each
             losses = self._recover(module, skeleton, recovery, cell, steps, rate, run)
-        parent = self._parent_losses
-        scores = {
-            task: math.exp(parent["held-out", task] - self._loss(module, "held-out", task)) for task in self.tasks
-        }
-        chosen = [math.exp(parent["selection", task] - self._loss(module, "selection", task)) for task in self.tasks]
+        gains = {task: self._gains(module, "held-out", task) for task in self.tasks}
+        scores = {task: math.exp(float(each.mean())) for task, each in gains.items()}
+        chosen = [math.exp(float(self._gains(module, "selection", task).mean())) for task in self.tasks]
+        # Rows whose mean is the score, to first order in their distance from the mean gain.
+        rows = {task: tuple((scores[task] * (1 + each - each.mean())).tolist()) for task, each in gains.items()}
         validation = sum(chosen) / len(chosen)
-        return Trial(scores, validation, skeleton.parameters, flops, steps, first_and_last(losses))
+        return Trial(scores, validation, skeleton.parameters, flops, steps, first_and_last(losses), rows=rows)
 
     def _recover(
         self, module: Any, skeleton: Skeleton, recovery: Recovery, cell: Cell, steps: int, rate: float, run: Run
@@ -153,8 +153,8 @@ class StudentCells:
         return {}
 
     @functools.cached_property
-    def _parent_losses(self) -> dict[tuple[str, str], float]:
-        """Mean loss of the parent by part and domain, nats a token."""
+    def _parent_losses(self) -> dict[tuple[str, str], torch.Tensor]:
+        """Mean loss of the parent on every row, nats a token, by part and domain."""
         found = {}
         head = head_weight(self.parent)
         for part, task in itertools.product(("selection", "held-out"), self.tasks):
@@ -162,7 +162,7 @@ class StudentCells:
             losses = []
             for row, states in zip(ids, stream(self.parent, ids), strict=True):
                 losses.append(torch.nn.functional.cross_entropy(states[:-1] @ head.T, row[1:]))
-            found[part, task] = float(torch.stack(losses).mean())
+            found[part, task] = torch.stack(losses).double()
         return found
 
     def _rows(self, part: str, task: str) -> torch.Tensor:
@@ -170,12 +170,13 @@ class StudentCells:
         return tokens.ids[[row for row, domain in enumerate(tokens.domains) if domain == task]]
 
     @torch.no_grad()
-    def _loss(self, module: Any, part: str, task: str) -> float:
-        """Mean loss of a student, nats a token."""
+    def _gains(self, module: Any, part: str, task: str) -> torch.Tensor:
+        """The parent's loss less the student's on every row, nats a token, float64 [rows]."""
         module.eval()
-        batches = self._rows(part, task).to(self.device).split(_JUDGED)
+        ids = self._rows(part, task)
+        batches = ids.to(self.device).split(_JUDGED)
         losses = torch.cat([next_token_losses(module, plain(each))[0] for each in batches])
-        return float(losses.double().mean())
+        return self._parent_losses[part, task] - losses.double().reshape(len(ids), -1).mean(1).cpu()
 
 
 def _learning(module: Any) -> list[torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from featherweight.core.errors import RecipeError
@@ -38,6 +38,8 @@ class Trial:
         parameters: of the backbone.
         flops: of the whole training.
         steps: updates.
+        rows: by task, a number for every row that judges; their mean is the score. They tell how much of a difference
+            is due to the choice of these rows.
         loss: at the first update, and the mean of the last tenth; None where nothing was trained.
         failed: why there is no score; empty where there is one.
     """
@@ -49,6 +51,7 @@ class Trial:
     steps: int
     loss: tuple[float, float] | None = None
     failed: str = ""
+    rows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -57,8 +60,8 @@ class Trial:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trial:
         """Reads what `to_dict` writes."""
-        loss = data["loss"]
-        return cls(**{**data, "loss": None if loss is None else (loss[0], loss[1])})
+        loss, rows = data["loss"], {task: tuple(each) for task, each in data["rows"].items()}
+        return cls(**{**data, "loss": None if loss is None else (loss[0], loss[1]), "rows": rows})
 
 
 def updates_within(flops: int | None, steps: int, each: int, called: str) -> int:

@@ -68,9 +68,25 @@ class Question:
         return self.data.inputs
 
 
-def probe(
-    network: SequenceNetwork, question: Question, protocol: Protocol, generator: torch.Generator
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Answer:
+    """What a head found.
+
+    Attributes:
+        validation: balanced accuracy on the validation part.
+        rows: a number for every row of the test part; their mean is the balanced accuracy on it.
+    """
+
+    validation: float
+    rows: tuple[float, ...]
+
+    @property
+    def test(self) -> float:
+        """Balanced accuracy on the test part."""
+        return sum(self.rows) / len(self.rows)
+
+
+def probe(network: SequenceNetwork, question: Question, protocol: Protocol, generator: torch.Generator) -> Answer:
     """Balanced accuracy on the validation and the test part: the share that is found of a class, mean over classes.
 
     Args:
@@ -90,7 +106,8 @@ def probe(
     if protocol.way == "finetune":
         _finetune(network, head, inputs["training"], targets["training"], protocol, generator)
         known = {name: features(network, each, protocol.pool) for name, each in inputs.items()}
-    return {name: balanced_accuracy(head(known[name]), targets[name]) for name in ("validation", "test")}
+    found = {name: balanced_hits(head(known[name]), targets[name]).tolist() for name in ("validation", "test")}
+    return Answer(sum(found["validation"]) / len(found["validation"]), tuple(round(each, 6) for each in found["test"]))
 
 
 def _head(
@@ -129,15 +146,19 @@ def features(network: SequenceNetwork, inputs: torch.Tensor, pool: Pool = "mean"
     return torch.cat([pooled(network(part.to(device)), pool) for part in inputs.split(_BATCH)])
 
 
-def balanced_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """The share of each class that is found, averaged over the classes that occur; by chance 1 / classes.
+def balanced_hits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """For every row 0, or where its class is found, 1 over the share of that class times the number of classes.
+
+    Their mean is the balanced accuracy: the share of each class that is found, averaged over the classes that occur; by
+    chance 1 / classes.
 
     Args:
         logits: [rows, classes].
         targets: int64 [rows].
     """
-    right = (logits.argmax(1) == targets).double()
-    return float(torch.stack([right[targets == each].mean() for each in targets.unique()]).mean())
+    counts = torch.bincount(targets)
+    weights = len(targets) / (counts.clamp(min=1) * (counts > 0).sum())
+    return torch.where(logits.argmax(1) == targets, weights.double()[targets], 0.0)
 
 
 def device_of(module: torch.nn.Module) -> torch.device:

@@ -163,9 +163,12 @@ class SequenceCells:
             name: probe(network, question, self.protocol, run.generator(f"probe/{name}"))
             for name, question in self.world.questions.items()
         }
-        scores = {name: each["test"] for name, each in found.items()}
-        validation = sum(each["validation"] for each in found.values()) / len(found)
-        return Trial(scores, validation, parameters_of(network.backbone), flops, steps, first_and_last(losses))
+        return Trial(
+            {name: each.test for name, each in found.items()},
+            sum(each.validation for each in found.values()) / len(found),
+            parameters_of(network.backbone), flops, steps, first_and_last(losses),
+            rows={name: each.rows for name, each in found.items()},
+        )  # fmt: skip
 
     def _rows(self, cell: Cell, run: Run) -> torch.Tensor:
         """The rows of a cell, repeated where they do not fill a batch: every update costs the same."""
