@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featherweight.core.budget import Budget as Budget
     from featherweight.core.recipe import Recipe as Recipe
+    from featherweight.core.signal_files import Reading as Reading
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
     from featherweight.verbs.adapt import adapt as adapt
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from featherweight.verbs.garak import garak as garak
     from featherweight.verbs.garak import import_garak as import_garak
     from featherweight.verbs.graft import graft as graft
+    from featherweight.verbs.grid import grid as grid
+    from featherweight.verbs.grid_settings import GridSettings as GridSettings
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
@@ -41,7 +44,8 @@ if TYPE_CHECKING:
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
-    "Budget": "core.budget", "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt",
+    "Budget": "core.budget", "GridSettings": "verbs.grid_settings", "Reading": "core.signal_files",
+    "Recipe": "core.recipe", "Settings": "verbs.prepare", "adapt": "verbs.adapt", "grid": "verbs.grid",
     "adapt_segmenter": "verbs.adapt_segmenter", "adapter_export": "verbs.adapter_export",
     "adapter_inspect": "verbs.adapter_inspect", "adapter_place": "verbs.adapter_place",
     "adapter_shrink": "verbs.adapter_shrink", "adjudicate": "verbs.adjudicate",
@@ -53,9 +57,10 @@ _WHERE = {
 }  # fmt: skip
 
 __all__ = [
-    "Budget", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export", "adapter_inspect", "adapter_place",
-    "adapter_shrink", "adjudicate", "apply", "audit_component", "compare_optimizers", "distill_component", "fit",
-    "garak", "graft", "import_garak", "load_segmenter", "open_model", "plan", "report", "safety", "technique", "verify",
+    "Budget", "GridSettings", "Reading", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export",
+    "adapter_inspect", "adapter_place", "adapter_shrink", "adjudicate", "apply", "audit_component",
+    "compare_optimizers", "distill_component", "fit", "garak", "graft", "grid", "import_garak", "load_segmenter",
+    "open_model", "plan", "report", "safety", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

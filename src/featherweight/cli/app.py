@@ -15,6 +15,7 @@ from featherweight.cli import (
     fit,
     garak,
     graft,
+    grid,
     list_,
     plan,
     report,
@@ -37,6 +38,7 @@ app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
 app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
+app.command("grid")(grid.grid)
 app.command("verify")(verify.verify)
 app.command("safety")(safety.safety)
 app.command("adjudicate")(adjudicate.adjudicate)

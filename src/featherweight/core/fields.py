@@ -40,3 +40,20 @@ def built(cls: type[T], fields: Mapping[str, Any], named: str, refused: type[Fea
 def lower_first(sentence: str) -> str:
     """A sentence as the middle of another."""
     return sentence[:1].lower() + sentence[1:]
+
+
+def built_by_name(
+    known: Mapping[str, type[T]], name: str, fields: Mapping[str, Any], what: str, refused: type[FeatherweightError]
+) -> T:
+    """An instance of the class that goes by a name.
+
+    Args:
+        known: classes by name.
+        name: as the person wrote it.
+        fields: of that class.
+        what: a class of this kind is called.
+        refused: the error of an unknown name or field, or of a value out of range.
+    """
+    if name not in known:
+        raise refused(f"{what} {name!r}", "is unknown", nearest(name, known) or f"use one of {', '.join(known)}")
+    return built(known[name], fields, name, refused, "give another value")

@@ -221,7 +221,7 @@ def _totals(array: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.bincount(groups, weights=array.sum(1, dtype=np.float64))
 
 
-def interval_of(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of bootstrap values."""
-    low, high = np.quantile(values, [0.025, 0.975])
+def interval_of(values: np.ndarray, tail: float = 0.025) -> tuple[float, float]:
+    """The middle of bootstrap values, 95 % of them unless another share is cut off at each end."""
+    low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

@@ -90,7 +90,7 @@ class Student:
 
     def states(self, ids: torch.Tensor, blocks: Sequence[int]) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         """Final hidden states of rows of tokens, and those after some blocks, [rows, tokens, hidden]."""
-        with _outputs(self.module.model.layers, blocks) as after:
+        with block_outputs(self.module.model.layers, blocks) as after:
             final = self.module.model(input_ids=ids.to(self.device), use_cache=False).last_hidden_state
         return final, after
 
@@ -110,7 +110,7 @@ class Student:
 
 
 @contextmanager
-def _outputs(layers: Any, blocks: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+def block_outputs(layers: Any, blocks: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
     """What some blocks put out while the context is open."""
     found: dict[int, torch.Tensor] = {}
 

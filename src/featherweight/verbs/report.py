@@ -16,17 +16,17 @@ def report(run: str | Path) -> Path:
     Raises:
         CheckpointError: the folder holds no finished run.
     """
-    from featherweight.report import adapter_page, safety_page
+    from featherweight.report import adapter_page, grid_page, safety_page
     from featherweight.report import page as run_page
 
     workspace = Workspace(Path(run))
     if not workspace.result.is_file():
-        raise CheckpointError(str(run), "holds no finished run", "give the folder that fit, apply or adapt wrote")
+        raise CheckpointError(str(run), "holds no finished run", "give the folder that fit, apply, adapt or grid wrote")
     facts = json.loads(workspace.result.read_text(encoding="utf-8"))
     page = workspace.folder / "report.html"
     if facts.get("kind") == "safety":
         workspace.write(page, safety_page.render(facts, answers_in(workspace.ledger())))
         return page
-    kind = adapter_page if facts.get("kind") == "adapter" else run_page
-    workspace.write(page, kind.render(facts))
+    render = {"adapter": adapter_page.render, "grid": grid_page.render}.get(facts.get("kind"), run_page.render)
+    workspace.write(page, render(facts))
     return page
