@@ -19,7 +19,7 @@ from typing import Any
 from featherweight.core.errors import CheckpointError
 from featherweight.core.formats import FLOATS, Packed, get
 from featherweight.core.lazy import torch
-from featherweight.core.shards import DTYPE_BYTES, INDEX, SINGLE, write_shards
+from featherweight.core.shards import DTYPE_BYTES, INDEX, SINGLE, Loader, write_shards
 from featherweight.core.user_file import read_json_object
 
 Stored = Any  # torch.Tensor | Packed; torch is not imported here
@@ -147,21 +147,53 @@ def file_entries(path: Path) -> dict[str, Entry]:
             continue
         first, last = facts["data_offsets"]
         shape = tuple(facts["shape"])
-        load = functools.partial(_read_tensor, path, start + first, facts["dtype"], shape)
-        entries[name] = Entry(facts["dtype"], shape, last - first, load)
+        entries[name] = Entry(facts["dtype"], shape, last - first, InFile(path, start + first, facts["dtype"], shape))
     return entries
 
 
-def _read_tensor(path: Path, offset: int, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Reads one tensor. Mapping the file instead would leave every page once read in the process's resident memory."""
-    if dtype not in _TORCH:
-        raise CheckpointError(str(path), f"holds tensors of the type {dtype}", "convert them to BF16 or F32")
-    tensor = torch.empty(shape, dtype=getattr(torch, _TORCH[dtype]))
-    with path.open("rb") as file:
-        file.seek(offset)
-        if file.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != tensor.nbytes:
-            raise CheckpointError(str(path), "has become shorter since it was opened", "download the file again")
-    return tensor
+def file_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, beside its tensors."""
+    return dict(_header(path)[0].get("__metadata__") or {})
+
+
+@dataclass(frozen=True)
+class InFile:
+    """Where a tensor lies in a file; reads it when called.
+
+    Mapping the file instead would leave every page once read in the process's resident memory.
+    """
+
+    path: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __call__(self) -> torch.Tensor:
+        tensor = torch.empty(self.shape, dtype=self.torch_dtype)
+        self.read_into(tensor.reshape(-1), 0)
+        return tensor
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Raises CheckpointError for a type that torch does not have."""
+        if self.dtype not in _TORCH:
+            raise CheckpointError(
+                str(self.path), f"holds tensors of the type {self.dtype}", "convert them to BF16 or F32"
+            )
+        return getattr(torch, _TORCH[self.dtype])
+
+    def read_into(self, flat: torch.Tensor, first: int) -> None:
+        """Fills a one-dimensional tensor with the values from number `first` on."""
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset + first * flat.element_size())
+            left = flat.view(torch.uint8).numpy().data
+            while left:  # one call reads at most 2 GB
+                count = file.readinto(left)
+                if not count:
+                    raise CheckpointError(
+                        str(self.path), "has become shorter since it was opened", "download the file again"
+                    )
+                left = left[count:]
 
 
 def _join_parts(raw: dict[str, Entry], packed: Mapping[str, Any]) -> dict[str, Entry]:
@@ -207,29 +239,32 @@ def _unpickled(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def write_tensors(folder: Path, entries: Mapping[str, Entry], progress: Callable[[int], None] | None = None) -> None:
+def write_tensors(
+    folder: Path, entries: Mapping[str, Entry], progress: Callable[[int], None] | None = None, threads: int = 1
+) -> None:
     """Writes entries as safetensors, in shards of at most 2 GB, one tensor after the other.
 
     Rounded tensors are written as their parts and described in `featherweight.json`.
     """
     flat, packed = _flatten(entries)
-    write_shards(folder, flat, progress)
+    write_shards(folder, flat, progress, threads)
     if packed:
         (folder / PARTS).write_text(json.dumps({"packed": packed}, indent=1), encoding="utf-8")
 
 
-def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[int, Callable[[], Any]]], dict[str, Any]]:
-    flat: dict[str, tuple[int, Callable[[], Any]]] = {}
+def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, Loader], dict[str, Any]]:
+    flat: dict[str, Loader] = {}
     packed: dict[str, Any] = {}
     for name, entry in entries.items():
         if entry.format in DTYPE_BYTES:
-            flat[name] = (entry.nbytes, functools.partial(_load_part, entry, None))
+            flat[name] = Loader(entry.format, entry.shape, functools.partial(_load_part, entry, None))
             continue
         stored = entry.load()
         packed[name] = {"format": entry.format, "shape": list(entry.shape), "parts": sorted(stored.parts)}
         for part, tensor in stored.parts.items():
-            size = tensor.numel() * tensor.element_size()
-            flat[f"{name}:{part}"] = (size, functools.partial(_load_part, entry, part))
+            flat[f"{name}:{part}"] = Loader(
+                dtype_name(tensor.dtype), tuple(tensor.shape), functools.partial(_load_part, entry, part)
+            )
     return flat, packed
 
 

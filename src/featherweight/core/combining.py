@@ -1,0 +1,154 @@
+"""Merged models whose tensors are computed when they are read, from base and deltas, and rounded once at the end.
+
+`with_sums` adds deltas, each tensor with coefficients of its own, in float64 a stretch at a time. `with_elected` is for
+methods that look at a whole tensor's deltas: thinned ones in float32, of which those that disagree with the sign of
+their sum may be left out (TIES). One tensor of each model is then in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+from featherweight.core.checkpoint import Entry
+from featherweight.core.deltas import Delta, walk, whole_delta
+from featherweight.core.formats import get
+from featherweight.core.formats.floats import Float
+from featherweight.core.lazy import torch
+from featherweight.core.model import Model
+from featherweight.core.stretches import count_of, stretches
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+Thin = Callable[[str, Delta, "torch.Tensor"], "torch.Tensor"]
+"""Takes a tensor's name, whose delta it is and the delta, float32 [values]; leaves values out, perhaps in place."""
+
+
+def with_sums(
+    base: Model,
+    deltas: Sequence[Delta],
+    coefficients: Mapping[str, Sequence[float]],
+    share: float = 1.0,
+    dtype: str | None = None,
+) -> Model:
+    """share * theta_0 + sum of c_i D_i.
+
+    Args:
+        base: theta_0.
+        deltas: D.
+        coefficients: c, by tensor; the other tensors are the base's.
+        share: of the base.
+        dtype: "float32", "bfloat16" or "float16"; None = that of each tensor of the base.
+    """
+    changed = {}
+    for name in base.entries:
+        factors = [float(each) for each in coefficients.get(name, ())]
+        if any(factors) or share != 1:
+            changed[name] = _entry(base, name, dtype, functools.partial(_sum, base, deltas, name, factors, share))
+    return _typed(base, changed, dtype)
+
+
+def _sum(
+    base: Model, deltas: Sequence[Delta], name: str, factors: Sequence[float], share: float, kind: torch.dtype
+) -> torch.Tensor:
+    used = [delta for delta, factor in zip(deltas, factors, strict=False) if factor]
+    weights = torch.tensor([factor for factor in factors if factor], dtype=torch.float64)
+    made = torch.empty(count_of(base.entries[name]), dtype=kind)
+    for where, own, pieces in walk(name, base, used):
+        total = own if share == 1 else own.mul_(share)
+        for weight, piece in zip(weights.tolist(), pieces, strict=True):
+            total.add_(piece, alpha=weight)
+        made[where] = total
+    return made.reshape(base.entries[name].shape)
+
+
+def with_elected(
+    base: Model,
+    deltas: Sequence[Delta],
+    names: Sequence[str],
+    thin: Thin,
+    weights: Sequence[float],
+    elect: bool,
+    normalize: bool,
+    factor: float = 1.0,
+    dtype: str | None = None,
+) -> Model:
+    """theta_0 + factor * sum of w_i T(D_i), T thinning a delta.
+
+    Args:
+        base: theta_0.
+        deltas: D.
+        names: tensors that a delta changes.
+        thin: T.
+        weights: w.
+        elect: whether values whose sign is not that of the weighted sum are left out.
+        normalize: whether to divide by the sum of the weights of those that take part.
+        factor: of the whole change.
+        dtype: as for `with_sums`.
+    """
+    changed = {}
+    for name in names:
+        mix = functools.partial(_mix, base, deltas, name, thin, list(weights), elect, normalize, factor)
+        changed[name] = _entry(base, name, dtype, mix)
+    return _typed(base, changed, dtype)
+
+
+def _mix(
+    base: Model, deltas: Sequence[Delta], name: str, thin: Thin, weights: list[float], elect: bool, normalize: bool,
+    factor: float, kind: torch.dtype,
+) -> torch.Tensor:  # fmt: skip
+    entry = base.entries[name]
+    used = [(weight, delta) for weight, delta in zip(weights, deltas, strict=True) if delta.changes(name)]
+    thinned = [thin(name, delta, whole_delta(name, base, delta).reshape(-1)) for _, delta in used]
+    scales = torch.tensor([weight for weight, _ in used])[:, None]
+    total = sum(weights) if abs(sum(weights)) >= 1e-8 else 1.0
+    made, own = torch.empty(count_of(entry), dtype=kind), entry.load().reshape(-1)
+    for first, last in stretches(len(made)):
+        pieces = torch.stack([each[first:last] for each in thinned]).mul_(scales)
+        change = _elected(pieces, scales, normalize) if elect else pieces.sum(0)
+        if normalize and not elect:
+            change /= total
+        made[first:last] = own[first:last].float() + (change if factor == 1 else change * factor)
+    return made.reshape(entry.shape)
+
+
+def _elected(pieces: torch.Tensor, weights: torch.Tensor, normalize: bool) -> torch.Tensor:
+    """Sum, or mean, of the values whose sign is that of the sum; a sum of zero counts as positive.
+
+    Args:
+        pieces: weighted deltas, float32 [deltas, values].
+        weights: float32 [deltas, 1].
+        normalize: whether to divide by the weights of those.
+    """
+    majority = torch.where(pieces.sum(0) >= 0, 1.0, -1.0)
+    agree = pieces.sign() == majority
+    change = (pieces * agree).sum(0)
+    if normalize:
+        divisor = (weights * agree).sum(0)
+        change /= divisor.masked_fill_(divisor == 0, 1)
+    return change
+
+
+def _entry(base: Model, name: str, dtype: str | None, make: Callable[[torch.dtype], torch.Tensor]) -> Entry:
+    entry = base.entries[name]
+    kind = DTYPES[dtype] if dtype else entry.format
+    nbytes = get(kind).tensor_bytes(entry.shape)
+    return Entry(kind, entry.shape, nbytes, functools.partial(make, Float(kind).dtype))
+
+
+def _typed(base: Model, changed: Mapping[str, Entry], dtype: str | None) -> Model:
+    """The model, tensors that nobody changed in the wanted type too."""
+    if dtype is None:
+        return base.with_changes(changed)
+    kind = DTYPES[dtype]
+    others = {
+        name: Entry(kind, entry.shape, get(kind).tensor_bytes(entry.shape), functools.partial(_cast, entry, kind))
+        for name, entry in base.entries.items()
+        if name not in changed and entry.format != kind
+    }
+    keys = {"dtype"} | {"torch_dtype"} & set(base.config)
+    return base.with_changes({**changed, **others}, config=dict.fromkeys(keys, dtype))
+
+
+def _cast(entry: Entry, kind: str) -> torch.Tensor:
+    return entry.load().to(Float(kind).dtype)

@@ -1,0 +1,73 @@
+"""The values of a stored tensor a stretch at a time: memory for one stretch, whatever the tensor's size.
+
+Whoever reads a tensor from its first stretch to its last has read all its bytes, so its digest is then known without
+reading it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+from featherweight.core.checkpoint import Entry, InFile
+from featherweight.core.errors import CheckpointError
+from featherweight.core.lazy import torch
+
+LENGTH = 1 << 16
+
+
+def stretches(count: int) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) of each stretch of so many values."""
+    for first in range(0, count, LENGTH):
+        yield first, min(first + LENGTH, count)
+
+
+def count_of(entry: Entry) -> int:
+    """Number of values of a tensor."""
+    return math.prod(entry.shape)
+
+
+class Stretches:
+    """Reads a plain tensor a stretch at a time; one that lies in no file is loaded whole.
+
+    Args:
+        entry: of a floating-point tensor.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self._hash = (
+            None if "digest" in entry.__dict__ else hashlib.sha256(f"{entry.format}{list(entry.shape)}".encode())
+        )
+        self._read = 0
+        if isinstance(entry.load, InFile):
+            self._buffer = torch.empty(min(LENGTH, count_of(entry)), dtype=entry.load.torch_dtype)
+        else:
+            self._whole = entry.load().contiguous().reshape(-1)
+
+    def read(self, first: int, last: int) -> torch.Tensor:
+        """Values from `first` up to `last`, in their own type; they hold until the next call.
+
+        Raises:
+            CheckpointError: a value is NaN or infinite, or the file has become shorter.
+        """
+        if isinstance(self.entry.load, InFile):
+            values = self._buffer[: last - first]
+            self.entry.load.read_into(values, first)
+        else:
+            values = self._whole[first:last]
+        self._digest(values, first, last)
+        return values
+
+    def _digest(self, values: torch.Tensor, first: int, last: int) -> None:
+        """Takes part in the digest while stretches come one after the other; the same as `Entry.digest` in the end."""
+        if self._hash is None or first != self._read:
+            self._hash = None
+            return
+        if not bool(torch.isfinite(values).all()):
+            raise CheckpointError("weights", "holds NaN or infinite values", "repair or download the model again")
+        self._hash.update(values.view(torch.uint8).numpy().data)
+        self._read = last
+        if last == count_of(self.entry):
+            self.entry.__dict__["digest"] = self._hash.hexdigest()
