@@ -31,9 +31,13 @@ if TYPE_CHECKING:
     from featherweight.verbs.distill_component import distill_component as distill_component
     from featherweight.verbs.fit import fit as fit
     from featherweight.verbs.graft import graft as graft
+    from featherweight.verbs.merge import merge as merge
+    from featherweight.verbs.merge import merge_onto as merge_onto
+    from featherweight.verbs.merge import merge_recipe as merge_recipe
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
+    from featherweight.verbs.unmerge import unmerge as unmerge
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
@@ -43,14 +47,16 @@ _WHERE = {
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
     "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
     "fit": "verbs.fit", "graft": "verbs.graft", "load_segmenter": "verbs.adapt_segmenter",
+    "merge": "verbs.merge", "merge_onto": "verbs.merge", "merge_recipe": "verbs.merge",
     "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "technique": "core.technique",
-    "verify": "verbs.verify",
+    "unmerge": "verbs.unmerge", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
     "Budget", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export", "adapter_inspect", "adapter_place",
     "adapter_shrink", "apply", "audit_component", "compare_optimizers", "distill_component", "fit", "graft",
-    "load_segmenter", "open_model", "plan", "report", "technique", "verify",
+    "load_segmenter", "merge", "merge_onto", "merge_recipe", "open_model", "plan", "report", "technique", "unmerge",
+    "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -14,9 +14,11 @@ from featherweight.cli import (
     fit,
     graft,
     list_,
+    merge,
     plan,
     report,
     show,
+    unmerge,
     verify,
 )
 
@@ -34,6 +36,8 @@ app.command("plan")(plan.plan)
 app.command("apply")(apply.apply)
 app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
+app.command("merge")(merge.merge)
+app.command("unmerge")(unmerge.unmerge)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("audit-component")(audit_component.audit_component)

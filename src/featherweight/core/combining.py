@@ -44,11 +44,11 @@ def with_sums(
     for name in base.entries:
         factors = [float(each) for each in coefficients.get(name, ())]
         if any(factors) or share != 1:
-            changed[name] = _entry(base, name, dtype, functools.partial(_sum, base, deltas, name, factors, share))
+            changed[name] = _entry(base, name, dtype, functools.partial(summed, base, deltas, name, factors, share))
     return _typed(base, changed, dtype)
 
 
-def _sum(
+def summed(
     base: Model, deltas: Sequence[Delta], name: str, factors: Sequence[float], share: float, kind: torch.dtype
 ) -> torch.Tensor:
     used = [delta for delta, factor in zip(deltas, factors, strict=False) if factor]

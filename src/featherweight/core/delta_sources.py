@@ -14,12 +14,13 @@ from typing import Any
 from featherweight.core.adapter_facts import require_base
 from featherweight.core.adapter_folder import CONFIG, read_adapter
 from featherweight.core.adapter_merge import require_separable
-from featherweight.core.deltas import AdapterDelta, Delta, ModelDelta
+from featherweight.core.deltas import AdapterDelta, Delta, ModelDelta, adapter_digest
 from featherweight.core.errors import MergeError
 from featherweight.core.formats import FLOATS
 from featherweight.core.model import Model
 from featherweight.core.source import open_model
 from featherweight.core.task_vector import VectorDelta
+from featherweight.core.user_file import digest_of
 
 # What of a configuration changes no tensor's meaning: fine-tunes write it anew.
 _FREE = {
@@ -60,6 +61,16 @@ def open_delta(source: str | Path, name: str, base: Model, cache: Path | None = 
     model = open_model(source, cache, trust)
     require_like(model, base, str(source))
     return ModelDelta(name, path, model)
+
+
+def source_digest(source: str | Path) -> str:
+    """What identifies a delta, without its base."""
+    path = Path(source)
+    if (path / CONFIG).is_file():
+        return adapter_digest(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        return digest_of(path)
+    return open_model(source).fingerprint
 
 
 def names_of(sources: Iterable[str | Path]) -> list[str]:

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
 
 from featherweight.core.adapter_facts import base_weight
 from featherweight.core.adapter_folder import CONFIG, WEIGHTS, Adapter, LoraFactors, adapter_bytes
@@ -37,7 +36,7 @@ class Delta(ABC):
         nbytes: stored bytes.
     """
 
-    kind: ClassVar[str]
+    kind: str
 
     def __init__(self, name: str, path: Path, nbytes: int) -> None:
         self.name, self.path, self.nbytes = name, path, nbytes
@@ -96,7 +95,7 @@ class AdapterDelta(Delta):
 
     def __init__(self, name: str, path: Path, adapter: Adapter, base: Model) -> None:
         super().__init__(name, path, adapter_bytes(adapter))
-        self._digest = _joined_digest(path / WEIGHTS, path / CONFIG)
+        self._digest = adapter_digest(path)
         self._factors = {
             base_weight(module, base): (factors, module in adapter.embeddings)
             for module, factors in adapter.factors.items()
@@ -127,8 +126,9 @@ def _sides(factors: LoraFactors, embedding: bool) -> tuple[torch.Tensor, torch.T
     return (a.T.contiguous(), b.T.contiguous()) if embedding else (b, a)
 
 
-def _joined_digest(*files: Path) -> str:
-    return hashlib.sha256("".join(digest_of(file) for file in files).encode()).hexdigest()
+def adapter_digest(folder: Path) -> str:
+    """SHA-256 that identifies an adapter: of its tensors and its configuration."""
+    return hashlib.sha256("".join(digest_of(folder / name) for name in (WEIGHTS, CONFIG)).encode()).hexdigest()
 
 
 def walk(name: str, base: Model, deltas: Sequence[Delta]) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:

@@ -3,8 +3,8 @@
 Q_i = D_i - sum over j < i of <D_i, Q_j> / ||Q_j||^2 Q_j, in the order of arrival, in float64 (arXiv 2507.20997).
 Working on coefficients with the Gram matrix as the inner product needs no delta in memory, and gives the whole model's
 projection from one pass just as it gives one tensor's. Its price: inner products carry float64 rounding, so what is
-left of a delta that is nearly a combination of earlier ones is known to about 1e-16 over its share. A share below `SAME`
-is therefore taken for nothing: rounding to float32 does as much to a fine-tune's delta anyway.
+left of a delta that is nearly a combination of earlier ones is known to about 1e-16 over its share. What is less than
+`SAME` of a delta is taken for nothing: rounding to float32 does as much to it anyway.
 """
 
 from __future__ import annotations

@@ -32,19 +32,21 @@ class VectorDelta(Delta):
     """What a task-vector file changes.
 
     Args:
-        digest: that it stands for; None = the file's own.
+        stands_for: kind, digest and stored bytes of what it was made of; None = of nothing but itself.
     """
 
     kind = "task vector"
 
-    def __init__(self, name: str, path: Path, base: Model, digest: str | None = None) -> None:
+    def __init__(self, name: str, path: Path, base: Model, stands_for: tuple[str, str, int] | None = None) -> None:
         super().__init__(name, path, path.stat().st_size)
+        self._digest = "" if stands_for else digest_of(path)
+        if stands_for:
+            self.kind, self._digest, self.nbytes = stands_for
         self._entries = file_entries(path)
         metadata = file_metadata(path)
         self.replaced = metadata.get(KIND) == REPLACED
         _require_base(path, metadata, base)
         _require_fit(path, self._entries, base)
-        self._digest = digest or digest_of(path)
 
     @property
     def digest(self) -> str:

@@ -10,30 +10,32 @@ from featherweight.core.stretches import stretches
 _NOTHING = 1e-7  # a sum of sizes below which nothing is scaled
 
 
-def keep_largest(values: torch.Tensor, density: float) -> torch.Tensor:
+def keep_largest(values: torch.Tensor, density: float, rescale: bool = False) -> torch.Tensor:
     """Sets all but the largest values of a flat tensor to zero, in place.
 
     Of equal sizes those that come first stay, so that exactly int(density * count) are left, and at least one.
+
+    Args:
+        values: float32.
+        density: share that stays.
+        rescale: scale what stays so that the sum of sizes is as before.
     """
     if density >= 1:
         return values
     count = max(1, int(density * len(values))) if density > 0 else 0
     if not count:
         return values.zero_()
+    before = _size(values) if rescale else 0.0
     sizes = values.abs()
-    least = _kth_largest(sizes, count)
+    least = float(np.partition(sizes.numpy(), len(sizes) - count)[len(sizes) - count])
     equal = (sizes == least).nonzero().reshape(-1)
     above = int((sizes > least).sum())
     values[sizes < least] = 0
     values[equal[count - above :]] = 0
-    return values
+    return _rescaled(values, before) if rescale else values
 
 
-def _kth_largest(sizes: torch.Tensor, count: int) -> float:
-    return float(np.partition(sizes.numpy(), len(sizes) - count)[len(sizes) - count])
-
-
-def keep_some(values: torch.Tensor, density: float, generator: torch.Generator, rescale: bool) -> torch.Tensor:
+def keep_some(values: torch.Tensor, density: float, generator: torch.Generator, rescale: bool = True) -> torch.Tensor:
     """Sets random values of a flat tensor to zero, in place, each with the probability 1 - density.
 
     Args:
@@ -44,13 +46,18 @@ def keep_some(values: torch.Tensor, density: float, generator: torch.Generator, 
     """
     if density >= 1:
         return values
-    before, after = [], []
+    before = _size(values) if rescale else 0.0
     for first, last in stretches(len(values)):
-        piece = values[first:last]
-        before.append(float(piece.abs().sum(dtype=torch.float64)))
-        piece.mul_(torch.rand(last - first, generator=generator) < density)
-        after.append(float(piece.abs().sum(dtype=torch.float64)))
-    sizes = math.fsum(before), math.fsum(after)
-    if rescale and min(sizes) >= _NOTHING:
-        values.mul_(sizes[0] / sizes[1])
-    return values
+        values[first:last].mul_(torch.rand(last - first, generator=generator) < density)
+    return _rescaled(values, before) if rescale else values
+
+
+def _size(values: torch.Tensor) -> float:
+    """Sum of sizes, the same however many threads torch has."""
+    pieces = (values[first:last].abs().sum(dtype=torch.float64) for first, last in stretches(len(values)))
+    return math.fsum(float(each) for each in pieces)
+
+
+def _rescaled(values: torch.Tensor, before: float) -> torch.Tensor:
+    after = _size(values)
+    return values.mul_(before / after) if min(before, after) >= _NOTHING else values

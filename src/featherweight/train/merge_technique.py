@@ -7,15 +7,16 @@ inner products, says what these mean, and returns a model whose tensors are comp
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from featherweight.core.combining import with_sums
 from featherweight.core.cosine_words import sentences
-from featherweight.core.delta_sources import names_of, open_deltas
+from featherweight.core.delta_sources import open_deltas, source_digest
 from featherweight.core.deltas import Delta
 from featherweight.core.errors import RecipeError
 from featherweight.core.gram import Grams, measure_grams
@@ -25,6 +26,8 @@ from featherweight.core.run import Run
 from featherweight.core.technique import Kind, Technique
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Weight = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class MergeTechnique(Technique):
@@ -37,8 +40,10 @@ class MergeTechnique(Technique):
     models: tuple[str, ...] = Field(
         (), description="fine-tuned models, LoRA folders or task-vector files, in the order in which they arrived"
     )
-    weight: float | tuple[float, ...] = Field(1.0, description="how much of each change; one number, or one a model")
-    dtype: Dtype | None = Field(None, description="number type of the result; none = that of the base, tensor by tensor")
+    weight: Weight | tuple[Weight, ...] = Field(1.0, description="how much of each change; one number, or one a model")
+    dtype: Dtype | None = Field(
+        None, description="number type of the result; none = that of the base, tensor by tensor"
+    )
 
     @model_validator(mode="after")
     def _one_a_model(self) -> Self:
@@ -63,7 +68,7 @@ class MergeTechnique(Technique):
         return type(self)(**{**self.model_dump(), **chosen})
 
     def outside(self) -> dict[str, str]:
-        return {f"models {name}": name for name in ()}
+        return {f"models {index}": source_digest(each) for index, each in enumerate(self.models)}
 
     def apply(self, model: Model, run: Run) -> Model:
         if not self.models:
@@ -75,7 +80,10 @@ class MergeTechnique(Technique):
     def compared(self, model: Model, deltas: Sequence[Delta], run: Run) -> Grams:
         """Inner products of the deltas; what they mean is said and noted before anything is merged."""
         grams = measure_grams(model, deltas, run.progress)
-        run.note("cosines", {f"{pair.one}, {pair.other}": round(pair.cosine, 6) for pair in grams.pairs()})
+        found = {f"{pair.one}, {pair.other}": pair.cosine for pair in grams.pairs()}
+        run.note(
+            "cosines", {names: None if math.isnan(cosine) else round(cosine, 6) for names, cosine in found.items()}
+        )
         run.note("norms", [round(norm, 6) for norm in grams.norms])
         for sentence in sentences(grams):
             run.progress.say(sentence)
@@ -86,9 +94,7 @@ class MergeTechnique(Technique):
         return self.each("weight")
 
     @abstractmethod
-    def merged(
-        self, model: Model, deltas: Sequence[Delta], grams: Grams, weights: Sequence[float], run: Run
-    ) -> Model:
+    def merged(self, model: Model, deltas: Sequence[Delta], grams: Grams, weights: Sequence[float], run: Run) -> Model:
         """The merged model."""
 
     @classmethod
@@ -119,10 +125,5 @@ class SummingMerge(MergeTechnique):
         row = torch.tensor(self.scaled(weights), dtype=torch.float64)
         return {name: (row @ matrix).tolist() for name, matrix in self.basis(grams).items()}
 
-    def merged(
-        self, model: Model, deltas: Sequence[Delta], grams: Grams, weights: Sequence[float], run: Run
-    ) -> Model:
+    def merged(self, model: Model, deltas: Sequence[Delta], grams: Grams, weights: Sequence[float], run: Run) -> Model:
         return with_sums(model, deltas, self.coefficients(grams, weights), self.share(weights), self.dtype)
-
-
-__all__ = ["Any", "Dtype", "Mapping", "MergeTechnique", "SummingMerge", "names_of"]

@@ -1,1 +1,1 @@
-"""Techniques that prune."""
+"""Techniques that merge."""
