@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from featherweight.core.checkpoint import Entry
-from featherweight.core.deltas import Delta, walk, whole_delta
+from featherweight.core.deltas import Delta, walk
 from featherweight.core.formats import get
 from featherweight.core.formats.floats import Float
 from featherweight.core.lazy import torch
@@ -20,8 +20,8 @@ from featherweight.core.stretches import count_of, stretches
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
-Thin = Callable[[str, Delta, "torch.Tensor"], "torch.Tensor"]
-"""Takes a tensor's name, whose delta it is and the delta, float32 [values]; leaves values out, perhaps in place."""
+Thin = Callable[[str, Delta, "torch.Tensor"], object]
+"""Takes a tensor's name, whose delta it is and the delta, float32 [values], and leaves values out in place."""
 
 
 def with_sums(
@@ -97,19 +97,30 @@ def _mix(
     base: Model, deltas: Sequence[Delta], name: str, thin: Thin, weights: list[float], elect: bool, normalize: bool,
     factor: float, kind: torch.dtype,
 ) -> torch.Tensor:  # fmt: skip
-    entry = base.entries[name]
     used = [(weight, delta) for weight, delta in zip(weights, deltas, strict=True) if delta.changes(name)]
-    thinned = [thin(name, delta, whole_delta(name, base, delta).reshape(-1)) for _, delta in used]
     scales = torch.tensor([weight for weight, _ in used])[:, None]
     total = sum(weights) if abs(sum(weights)) >= 1e-8 else 1.0
-    made, own = torch.empty(count_of(entry), dtype=kind), entry.load().reshape(-1)
+    own, thinned = _whole(base, [delta for _, delta in used], name)
+    for (_, delta), values in zip(used, thinned, strict=True):
+        thin(name, delta, values)
+    made = own if kind == own.dtype else torch.empty_like(own, dtype=kind)
     for first, last in stretches(len(made)):
-        pieces = torch.stack([each[first:last] for each in thinned]).mul_(scales)
+        pieces = thinned[:, first:last] * scales
         change = _elected(pieces, scales, normalize) if elect else pieces.sum(0)
         if normalize and not elect:
             change /= total
-        made[first:last] = own[first:last].float() + (change if factor == 1 else change * factor)
-    return made.reshape(entry.shape)
+        made[first:last] = own[first:last].add_(change if factor == 1 else change * factor)
+    return made.reshape(base.entries[name].shape)
+
+
+def _whole(base: Model, deltas: Sequence[Delta], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """One tensor of the base, float32 [values], and its deltas, float32 [deltas, values]."""
+    count = count_of(base.entries[name])
+    own, changes = torch.empty(count), torch.empty(len(deltas), count)
+    for where, values, pieces in walk(name, base, deltas):
+        own[where] = values
+        changes[:, where] = pieces
+    return own, changes
 
 
 def _elected(pieces: torch.Tensor, weights: torch.Tensor, normalize: bool) -> torch.Tensor:
@@ -120,12 +131,13 @@ def _elected(pieces: torch.Tensor, weights: torch.Tensor, normalize: bool) -> to
         weights: float32 [deltas, 1].
         normalize: whether to divide by the weights of those.
     """
-    majority = torch.where(pieces.sum(0) >= 0, 1.0, -1.0)
-    agree = pieces.sign() == majority
-    change = (pieces * agree).sum(0)
+    majority = pieces.sum(0)
+    sign = torch.copysign(torch.ones_like(majority), majority)
+    agree = (pieces * sign).relu_()  # sizes of the values that agree, zero for the others
+    change = agree.sum(0).mul_(sign)
     if normalize:
-        divisor = (weights * agree).sum(0)
-        change /= divisor.masked_fill_(divisor == 0, 1)
+        divisor = (weights * agree.sign_()).sum(0)
+        change /= divisor.add_(divisor == 0)
     return change
 
 

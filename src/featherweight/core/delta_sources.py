@@ -7,7 +7,7 @@ task vectors of ours, models that were merged here); another configuration, toke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,9 @@ def open_delta(source: str | Path, name: str, base: Model, cache: Path | None = 
         return AdapterDelta(name, path, adapter, base)
     if path.suffix == ".safetensors" and path.is_file():
         return VectorDelta(name, path, base)
-    model = open_model(source, cache, trust)
+    if path.is_dir() and path.resolve() == base.folder.resolve():
+        return ModelDelta(name, path, base, base)
+    model = open_model(source, cache, trust, check=False)  # its configuration and shapes must be the base's
     require_like(model, base, str(source))
     return ModelDelta(name, path, model)
 
@@ -94,8 +96,9 @@ def require_plain(model: Model) -> None:
     for name, entry in model.entries.items():
         if entry.format not in FLOATS:
             raise MergeError(
-                f"{model.folder}, {name}", f"is rounded to {entry.format}", "merge the models before they are rounded"
-            )
+                f"{model.folder}, {name}", f"is of the type {entry.format}",
+                "merge models of plain floating-point numbers, before they are rounded",
+            )  # fmt: skip
 
 
 def require_like(model: Model, base: Model, called: str) -> None:
@@ -106,6 +109,9 @@ def require_like(model: Model, base: Model, called: str) -> None:
     """
     require_plain(model)
     _require_same_settings(model, base, called)
+    for name in sorted(base.entries.keys() ^ model.entries.keys()):
+        lacks = "lacks the tensor" if name in base.entries else "holds the tensor"
+        raise MergeError(called, f"{lacks} {name}, unlike the base", "give a fine-tune of this base")
     for name, entry in base.entries.items():
         if model.entries[name].shape != entry.shape:
             raise MergeError(
@@ -121,13 +127,20 @@ def require_like(model: Model, base: Model, called: str) -> None:
 
 
 def _require_same_settings(model: Model, base: Model, called: str) -> None:
-    own, wanted = model.settings, base.settings
-    for key in sorted((own.keys() | wanted.keys()) - _FREE):
+    """Compares what the files say, and only where that differs what it means with all defaults filled in."""
+    if _meant(model.config) == _meant(base.config):
+        return
+    own, wanted = _meant(model.settings), _meant(base.settings)
+    for key in sorted(own.keys() | wanted.keys()):
         if own.get(key) != wanted.get(key):
             raise MergeError(
                 called, f"has {key} = {_short(own.get(key))}, and the base {_short(wanted.get(key))}",
                 "give a fine-tune of this base",
             )  # fmt: skip
+
+
+def _meant(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _FREE}
 
 
 def _short(value: Any) -> str:

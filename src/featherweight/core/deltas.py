@@ -60,20 +60,21 @@ class ModelDelta(Delta):
 
     Args:
         model: of the base's names and shapes.
+        base: theta_0; where it is the model itself, nothing is read.
     """
 
     kind = "model"
 
-    def __init__(self, name: str, path: Path, model: Model) -> None:
+    def __init__(self, name: str, path: Path, model: Model, base: Model | None = None) -> None:
         super().__init__(name, path, model.nbytes)
-        self.model = model
+        self.model, self._same = model, model is base
 
     @property
     def digest(self) -> str:
         return self.model.fingerprint
 
     def changes(self, tensor: str) -> bool:
-        return True
+        return not self._same
 
     def reader(self, tensor: str, base: Entry) -> Read:
         source = Stretches(self.model.entries[tensor])
@@ -142,7 +143,7 @@ def walk(name: str, base: Model, deltas: Sequence[Delta]) -> Iterator[tuple[slic
     """
     entry = base.entries[name]
     count, source = count_of(entry), Stretches(entry)
-    readers = [delta.reader(name, entry) if delta.changes(name) else None for delta in deltas]
+    readers = [_reader(delta, name, entry) for delta in deltas]
     length = min(LENGTH, count)
     values = torch.empty(length, dtype=torch.float64)
     changes = torch.zeros(len(deltas), length, dtype=torch.float64)
@@ -157,17 +158,14 @@ def walk(name: str, base: Model, deltas: Sequence[Delta]) -> Iterator[tuple[slic
         yield slice(first, last), own, pieces
 
 
+def _reader(delta: Delta, name: str, entry: Entry) -> Read | None:
+    with _named(str(delta.path), name):
+        return delta.reader(name, entry) if delta.changes(name) else None
+
+
 @contextmanager
 def _named(what: str, tensor: str) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
         raise MergeError(f"{what}, {tensor}", error.why, error.mend) from None
-
-
-def whole_delta(name: str, base: Model, delta: Delta) -> torch.Tensor:
-    """One tensor's delta in float32, of the tensor's shape."""
-    made = torch.empty(count_of(base.entries[name]))
-    for where, _, (piece,) in walk(name, base, [delta]):
-        made[where] = piece
-    return made.reshape(base.entries[name].shape)

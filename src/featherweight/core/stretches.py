@@ -10,11 +10,10 @@ import hashlib
 import math
 from collections.abc import Iterator
 
-from featherweight.core.checkpoint import Entry, InFile
-from featherweight.core.errors import CheckpointError
+from featherweight.core.checkpoint import Entry, InFile, require_finite
 from featherweight.core.lazy import torch
 
-LENGTH = 1 << 16
+LENGTH = 1 << 17
 
 
 def stretches(count: int) -> Iterator[tuple[int, int]]:
@@ -43,6 +42,7 @@ class Stretches:
         self._read = 0
         if isinstance(entry.load, InFile):
             self._buffer = torch.empty(min(LENGTH, count_of(entry)), dtype=entry.load.torch_dtype)
+            self._file = entry.load.open()
         else:
             self._whole = entry.load().contiguous().reshape(-1)
 
@@ -54,7 +54,9 @@ class Stretches:
         """
         if isinstance(self.entry.load, InFile):
             values = self._buffer[: last - first]
-            self.entry.load.read_into(values, first)
+            self.entry.load.read_into(values, first, self._file)
+            if last == count_of(self.entry):
+                self._file.close()
         else:
             values = self._whole[first:last]
         self._digest(values, first, last)
@@ -65,8 +67,7 @@ class Stretches:
         if self._hash is None or first != self._read:
             self._hash = None
             return
-        if not bool(torch.isfinite(values).all()):
-            raise CheckpointError("weights", "holds NaN or infinite values", "repair or download the model again")
+        require_finite(values)
         self._hash.update(values.view(torch.uint8).numpy().data)
         self._read = last
         if last == count_of(self.entry):

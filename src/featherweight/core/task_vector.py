@@ -12,7 +12,7 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from featherweight.core.checkpoint import Entry, file_entries, file_metadata
+from featherweight.core.checkpoint import Entry, file_entries, file_metadata, require_finite
 from featherweight.core.deltas import Delta, ModelDelta, Read
 from featherweight.core.errors import MergeError
 from featherweight.core.formats import FLOATS
@@ -70,6 +70,7 @@ class VectorDelta(Delta):
 
 def _few(indices: torch.Tensor, replacing: torch.Tensor) -> Read:
     """Few values, in rising order of their places."""
+    require_finite(replacing)
 
     def read(first: int, last: int, values: torch.Tensor, out: torch.Tensor) -> None:
         start, end = torch.searchsorted(indices, torch.tensor([first, last], dtype=indices.dtype)).tolist()

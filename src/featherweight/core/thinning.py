@@ -7,6 +7,7 @@ import math
 from featherweight.core.lazy import np, torch
 from featherweight.core.stretches import stretches
 
+_EVERY, _FEWEST = 61, 4096  # of the sample: no power of two, so that it takes from every column
 _NOTHING = 1e-7  # a sum of sizes below which nothing is scaled
 
 
@@ -26,13 +27,49 @@ def keep_largest(values: torch.Tensor, density: float, rescale: bool = False) ->
     if not count:
         return values.zero_()
     before = _size(values) if rescale else 0.0
-    sizes = values.abs()
-    least = float(np.partition(sizes.numpy(), len(sizes) - count)[len(sizes) - count])
-    equal = (sizes == least).nonzero().reshape(-1)
-    above = int((sizes > least).sum())
-    values[sizes < least] = 0
-    values[equal[count - above :]] = 0
+    least, above = threshold(values, count)
+    left = count - above  # of those that are as large as the least
+    below = float(np.nextafter(np.float32(least), np.float32(0)))
+    for first, last in stretches(len(values)):
+        piece = values[first:last]
+        piece.copy_(torch.nn.functional.hardshrink(piece, below))
+        equal = np.flatnonzero(np.abs(piece.numpy()) == np.float32(least))
+        piece.numpy()[equal[max(left, 0) :]] = 0
+        left -= len(equal)
     return _rescaled(values, before) if rescale else values
+
+
+def threshold(values: torch.Tensor, count: int) -> tuple[float, int]:
+    """Size of the `count`-th largest value, and how many are larger.
+
+    A sample says roughly where it lies; only what lies near there is sorted. float32 [values].
+    """
+    low, high = (np.float32(each) for each in _bracket(values, count))
+    near, above = [], 0
+    for first, last in stretches(len(values)):
+        sizes = np.abs(values[first:last].numpy())
+        above += int(np.count_nonzero(sizes > high))
+        near.append(sizes[(sizes >= low) & (sizes <= high)])
+    found, rank = np.concatenate(near), count - above  # rank among what is near, from the top
+    if not 0 < rank <= len(found):
+        found, rank, above = np.abs(values.numpy()), count, 0
+    found.partition(len(found) - rank)
+    least = found[len(found) - rank]
+    return float(least), above + int(np.count_nonzero(found[len(found) - rank :] > least))
+
+
+def _bracket(values: torch.Tensor, count: int) -> tuple[float, float]:
+    """Two sizes between which the `count`-th largest lies almost surely; all of them where values are few."""
+    sample = values[::_EVERY].abs().numpy()
+    if len(sample) < _FEWEST:
+        return 0.0, math.inf
+    sample.sort()
+    middle, margin = len(sample) * (1 - count / len(values)), 6 * math.sqrt(len(sample)) / 2 + 1
+    low, high = int(middle - margin), int(middle + margin) + 1
+    return (
+        float(sample[low]) if low >= 0 else 0.0,
+        float(sample[high]) if high < len(sample) else math.inf,
+    )
 
 
 def keep_some(values: torch.Tensor, density: float, generator: torch.Generator, rescale: bool = True) -> torch.Tensor:

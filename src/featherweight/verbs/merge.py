@@ -74,7 +74,7 @@ def merge(
     if not models:
         raise MergeError("a merge of no model", "has nothing to merge", "name at least one fine-tune of the base")
     technique = built(method, models, {"weight": _plain(weight), **(fields or {})})
-    model = open_model(base, cache, trust)
+    model = open_model(base, cache, trust, check=False)  # the result is as complete as the base
     deltas = open_deltas(models, model, cache, trust)
     run = Run(seed=seed, device=device, progress=progress or Progress(), store=Store())
     return PlannedMerge(technique, model, str(base), deltas, run, keep=keep).write(Path(out))

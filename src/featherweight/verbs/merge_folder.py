@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import time
@@ -12,11 +13,12 @@ from typing import Any
 
 from featherweight.core.adapter_facts import FACTS as ADAPTER_FACTS
 from featherweight.core.adapter_folder import CONFIG, WEIGHTS
+from featherweight.core.checkpoint import Entry, Stored, entry_of
 from featherweight.core.cosine_words import meaning
 from featherweight.core.deltas import AdapterDelta, Delta, ModelDelta
 from featherweight.core.errors import MergeError, OutputError
 from featherweight.core.gram import Grams, Pair
-from featherweight.core.in_threads import in_threads, usual_threads
+from featherweight.core.in_threads import usual_threads
 from featherweight.core.memory import peak_memory
 from featherweight.core.merge_ledger import KEPT, seal, write_merge
 from featherweight.core.model import Model
@@ -82,7 +84,7 @@ class PlannedMerge:
         weights = self.technique.weights(self.base, self.deltas, grams, self.run) if self.deltas else []
         model = self.technique.merged(self.base, self.deltas, grams, weights, self.run) if self.deltas else self.base
         with whole_folder(out) as draft:
-            fingerprint = write_model(model, draft, self.run.progress)
+            fingerprint = write_model(model, draft, self.run.progress).fingerprint
             facts = self._facts(grams, weights, fingerprint, model)
             ledger = self._ledger(draft, grams, weights, fingerprint, started)
             facts |= {"seconds": round(time.perf_counter() - started, 2), "peak_memory": peak_memory()}
@@ -162,13 +164,25 @@ def require_free(out: Path) -> None:
         raise OutputError(str(out), "exists already", "choose another folder or remove it")
 
 
-def write_model(model: Model, draft: Path, progress: Progress) -> str:
-    """Writes a model whose tensors are computed now, reads it back, and returns its fingerprint."""
+def write_model(model: Model, draft: Path, progress: Progress) -> Model:
+    """Writes a model whose tensors are computed now; the same as it lies in the folder, its digests known."""
+    digests: dict[str, str] = {}
+
+    def noted(name: str, entry: Entry) -> Entry:
+        def load() -> Stored:
+            values = entry.load()
+            digests[name] = entry_of(values).digest
+            return values
+
+        return dataclasses.replace(entry, load=load)
+
+    hashed = dataclasses.replace(model, entries={name: noted(name, entry) for name, entry in model.entries.items()})
     with progress.track("writing", len(model.entries)) as advance:
-        model.write(draft, lambda _: advance(), usual_threads())
-    written = open_folder(draft)
-    in_threads(lambda name: written.entries[name].digest, list(written.entries), usual_threads())
-    return written.fingerprint
+        hashed.write(draft, lambda _: advance(), usual_threads())
+    written = open_folder(draft, check=False)
+    for name, digest in digests.items():
+        written.entries[name].__dict__["digest"] = digest
+    return written
 
 
 def split_fields(technique: MergeTechnique) -> tuple[dict[str, Any], list[dict[str, Any]]]:

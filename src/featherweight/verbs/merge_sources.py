@@ -24,7 +24,7 @@ def open_base(record: MergeRecord, given: str | Path | None, cache: Path | None,
         CheckpointError: it is not there.
     """
     name = given if given is not None else record.base_path
-    model = open_model(name, cache, trust)
+    model = open_model(name, cache, trust, check=False)
     if model.fingerprint != record.base:
         raise MergeError(
             str(name), f"is not the base of {record.folder}: its fingerprint is {model.fingerprint[:12]}, and the "

@@ -44,9 +44,9 @@ class Dare(MergeTechnique):
     def merged(self, model: Model, deltas: Sequence[Delta], grams: Grams, weights: Sequence[float], run: Run) -> Model:
         densities = dict(zip(deltas, self.each("density"), strict=True))
 
-        def thin(name: str, delta: Delta, values: torch.Tensor) -> torch.Tensor:
+        def thin(name: str, delta: Delta, values: torch.Tensor) -> None:
             generator = run.generator(f"{self.name} {delta.digest} {name}")
-            return keep_some(values, densities[delta], generator, self.rescale)
+            keep_some(values, densities[delta], generator, self.rescale)
 
         elect = self.variant == "ties"
         return with_elected(

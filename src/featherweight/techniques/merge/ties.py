@@ -41,8 +41,8 @@ class Ties(MergeTechnique):
     def merged(self, model: Model, deltas: Sequence[Delta], grams: Grams, weights: Sequence[float], run: Run) -> Model:
         densities = dict(zip(deltas, self.each("density"), strict=True))
 
-        def thin(name: str, delta: Delta, values: torch.Tensor) -> torch.Tensor:
-            return keep_largest(values, densities[delta], self.rescale)
+        def thin(name: str, delta: Delta, values: torch.Tensor) -> None:
+            keep_largest(values, densities[delta], self.rescale)
 
         return with_elected(
             model, deltas, list(grams.by_tensor), thin, weights, True, self.normalize, self.lambda_, self.dtype
