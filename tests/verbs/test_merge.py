@@ -80,7 +80,9 @@ class TestFolder:
 
     def test_recipe_step(self, tiny: Path, tuned: list[Path], tmp_path: Path) -> None:
         """As a step of a recipe, before a quantizer; found again as long as the fine-tunes are the same."""
-        recipe = Recipe.from_yaml(f"steps:\n- orthogonal-deltas: {{models: [{tuned[0]}, {tuned[1]}]}}\n- rtn: {{format: int8-g64}}\n")
+        recipe = Recipe.from_yaml(
+            f"steps:\n- orthogonal-deltas: {{models: [{tuned[0]}, {tuned[1]}]}}\n- rtn: {{format: int8-g64}}\n"
+        )
         base, run = open_folder(tiny), Run()
         first, second = apply_recipe(recipe, base, run, tmp_path / "steps")
         expected = fw.merge(tiny, tuned[:2], tmp_path / "out")
@@ -106,7 +108,9 @@ class TestLedger:
         receipts = read_ledger(merged.folder / "ledger.jsonl")
         assert [each.content["step"] for each in receipts] == ["merge", "delta", "delta", "delta", "merged"]
         assert receipts[0].content["base"] == open_folder(tiny).fingerprint
-        assert [each.content["digest"] for each in receipts[1:4]] == [open_folder(each).fingerprint for each in tuned[:3]]
+        assert [each.content["digest"] for each in receipts[1:4]] == [
+            open_folder(each).fingerprint for each in tuned[:3]
+        ]
         assert [each.content["fields"]["weight"] for each in receipts[1:4]] == [1.0, 0.5, 0.7]
         gram = torch.tensor(receipts[4].content["gram"])
         assert torch.equal(gram, gram.T)
@@ -179,7 +183,11 @@ class TestKeptDeltas:
 
     def test_other_tools_see_one_model(self, kept: Path) -> None:
         transformers.AutoModelForCausalLM.from_pretrained(kept)
-        assert sorted(path.name for path in (kept / "deltas").iterdir()) == ["000.safetensors", "001", "002.safetensors"]
+        assert sorted(path.name for path in (kept / "deltas").iterdir()) == [
+            "000.safetensors",
+            "001",
+            "002.safetensors",
+        ]
 
 
 class TestFitted:
@@ -188,7 +196,13 @@ class TestFitted:
         for name in "ab":
             texts.append(tmp_path / f"{name}.txt")
             texts[-1].write_text(f"The letter {name} is a letter like others.\n" * 400, encoding="utf-8")
-        fields = {"fit": "gradient", "validation": [str(each) for each in texts], "fit_steps": 4, "rows": 2, "length": 32}
+        fields = {
+            "fit": "gradient",
+            "validation": [str(each) for each in texts],
+            "fit_steps": 4,
+            "rows": 2,
+            "length": 32,
+        }
         one = fw.merge(tiny, tuned[:2], tmp_path / "one", fields=fields)
         fitted = one.facts["notes"]["fitted"]
         assert fitted["to"] < fitted["from"]
@@ -200,5 +214,5 @@ class TestFitted:
         without = fw.unmerge(one.folder, "ft-b", tmp_path / "without")
         assert without.merged.facts["fingerprint"] == alone.facts["fingerprint"]  # fitted again, without ft-b
         texts[0].write_text("Something else.", encoding="utf-8")
-        with pytest.raises(fw.core.errors.MergeError, match="validation text of ft-a: is not at .* or was changed"):
+        with pytest.raises(fw.core.errors.MergeError, match=r"validation text of ft-a: is not at .* or was changed"):
             fw.unmerge(one.folder, "ft-b", tmp_path / "changed")

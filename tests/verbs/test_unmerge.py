@@ -1,4 +1,4 @@
-"""unmerge: rebuild is never having merged, subtract is theta_M - a_k Q_k; what remains is measured; tampering is named."""
+"""unmerge: rebuild is never having merged, subtract is theta_M - a_k Q_k; tampering is named."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ class TestRebuild:
         whole = fw.merge(tiny, tuned, tmp_path / "abc", method=method, weight=WEIGHTS, fields=fields)
         found = fw.unmerge(whole.folder, f"ft-{'abc'[gone]}", tmp_path / "without")
         left = [index for index in range(3) if index != gone]
-        fields = {name: [each[index] for index in left] if isinstance(each, list) else each for name, each in fields.items()}
+        fields = {
+            name: [each[index] for index in left] if isinstance(each, list) else each for name, each in fields.items()
+        }
         expected = fw.merge(
             tiny, [tuned[index] for index in left], tmp_path / "others", method=method,
             weight=[WEIGHTS[index] for index in left], fields=fields,
@@ -89,7 +91,9 @@ class TestRebuild:
             assert said in ended.out
 
     def test_does_not_need_what_went(self, tiny: Path, merged: Path, tuned: list[Path], tmp_path: Path) -> None:
-        sources = {f"ft-{name}": shutil.copytree(each, tmp_path / name) for name, each in zip("ac", tuned[::2], strict=True)}
+        sources = {
+            f"ft-{name}": shutil.copytree(each, tmp_path / name) for name, each in zip("ac", tuned[::2], strict=True)
+        }
         folder = self.moved(merged, tmp_path)
         found = fw.unmerge(folder, "ft-b", tmp_path / "out", sources=sources)
         assert found.residuals[0].after is None
@@ -97,7 +101,9 @@ class TestRebuild:
         assert found.merged.facts["fingerprint"] == fw.merge(
             tiny, tuned[::2], tmp_path / "ac", weight=WEIGHTS[::2]
         ).facts["fingerprint"]  # fmt: skip
-        with pytest.raises(MergeError, match=r"ft-a, merged into .* is not at /gone/ft-a any more; say where it is with"):
+        with pytest.raises(
+            MergeError, match=r"ft-a, merged into .* is not at /gone/ft-a any more; say where it is with"
+        ):
             fw.unmerge(folder, "ft-b", tmp_path / "nowhere")
 
     def moved(self, merged: Path, tmp_path: Path) -> Path:
@@ -129,9 +135,7 @@ class TestSubtract:
 
     def test_leaves_influence_on_later_ones(self, merged: Path, tmp_path: Path) -> None:
         """Cosines are 0.3: removing the first is far from a rebuild, removing the last is one."""
-        distances = [
-            fw.unmerge(merged, f"ft-{name}", tmp_path / name, mode="subtract").from_rebuild for name in "abc"
-        ]
+        distances = [fw.unmerge(merged, f"ft-{name}", tmp_path / name, mode="subtract").from_rebuild for name in "abc"]
         assert distances[0] > distances[1] > 0.1  # type: ignore[operator]
         assert distances[2] == pytest.approx(0, abs=1e-9)
 
@@ -139,7 +143,9 @@ class TestSubtract:
         subtracted = fw.unmerge(merged, "ft-a", tmp_path / "subtracted", mode="subtract")
         rebuilt = fw.unmerge(merged, "ft-a", tmp_path / "rebuilt")
         base, one, other = (
-            torch.cat([each.double().reshape(-1) for _, each in sorted(load_file(folder / "model.safetensors").items())])
+            torch.cat(
+                [each.double().reshape(-1) for _, each in sorted(load_file(folder / "model.safetensors").items())]
+            )
             for folder in (tiny, subtracted.folder, rebuilt.folder)
         )
         assert subtracted.from_rebuild == pytest.approx(float((one - other).norm() / (other - base).norm()), rel=1e-4)
@@ -163,7 +169,9 @@ class TestSubtract:
     def test_residual(self, merged: Path, tiny: Path, tuned: list[Path], tmp_path: Path) -> None:
         [found] = fw.unmerge(merged, "ft-c", tmp_path / "out", mode="subtract").residuals
         base, removed, before, after = (
-            torch.cat([each.double().reshape(-1) for _, each in sorted(load_file(folder / "model.safetensors").items())])
+            torch.cat(
+                [each.double().reshape(-1) for _, each in sorted(load_file(folder / "model.safetensors").items())]
+            )
             for folder in (tiny, tuned[2], merged, tmp_path / "out")
         )
         direction = removed - base
@@ -175,7 +183,9 @@ class TestSubtract:
             assert measured[0] == pytest.approx(along / float(change.norm()), rel=1e-6)
         assert found.norm == pytest.approx(float(direction.norm()), rel=1e-6)
 
-    def test_several_in_turn_and_what_follows(self, merged: Path, tiny: Path, tuned: list[Path], tmp_path: Path) -> None:
+    def test_several_in_turn_and_what_follows(
+        self, merged: Path, tiny: Path, tuned: list[Path], tmp_path: Path
+    ) -> None:
         once = fw.unmerge(merged, ["ft-b", "ft-c"], tmp_path / "once", mode="subtract")
         first = fw.unmerge(merged, "ft-b", tmp_path / "first", mode="subtract")
         second = fw.unmerge(first.folder, "ft-c", tmp_path / "second", mode="subtract")
@@ -242,12 +252,12 @@ class TestTampering:
         weights["model.norm.weight"][0] += 1e-3
         save_file(weights, sources[2] / "model.safetensors")
         for mode in ("rebuild", "subtract"):
-            with pytest.raises(MergeError, match="ft-c at .* is not what was merged: its digest is"):
+            with pytest.raises(MergeError, match=r"ft-c at .* is not what was merged: its digest is"):
                 fw.unmerge(folder, "ft-a", tmp_path / "out", mode=mode)
         assert not (tmp_path / "out").exists()
 
     def test_another_base(self, merged: Path, tuned: list[Path], tmp_path: Path) -> None:
-        with pytest.raises(MergeError, match="is not the base of .*: its fingerprint is"):
+        with pytest.raises(MergeError, match=r"is not the base of .*: its fingerprint is"):
             fw.unmerge(merged, "ft-a", tmp_path / "out", base=tuned[0])
 
     def test_kept_delta_changed(self, tiny: Path, tuned: list[Path], tmp_path: Path) -> None:

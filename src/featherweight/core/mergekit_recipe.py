@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from featherweight.core.errors import RecipeError, nearest
+from featherweight.core.errors import RecipeError
 from featherweight.core.user_file import read_text
 
 _SHARED = {"normalize": "normalize", "lambda": "lambda_", "rescale": "rescale"}
@@ -87,7 +87,7 @@ class _Reading:
         if name not in METHODS:
             raise RecipeError(
                 f"{self.path}: merge_method {name}", "has no counterpart here",
-                nearest(name, METHODS) or f"use one of {', '.join(METHODS)}, or run it in mergekit",
+                f"use one of {', '.join(METHODS)}, or run it in mergekit",
             )  # fmt: skip
         for key in self.data:
             if key not in _KEYS:

@@ -1,4 +1,4 @@
-"""Techniques that merge: conformance, neutral settings, the exact facts of each, and independence of order and threads."""
+"""Techniques that merge: conformance, neutral settings, the exact facts of each."""
 
 from __future__ import annotations
 
