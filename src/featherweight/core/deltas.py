@@ -146,7 +146,8 @@ def walk(name: str, base: Model, deltas: Sequence[Delta]) -> Iterator[tuple[slic
     readers = [_reader(delta, name, entry) for delta in deltas]
     length = min(LENGTH, count)
     values = torch.empty(length, dtype=torch.float64)
-    changes = torch.zeros(len(deltas), length, dtype=torch.float64)
+    changes = torch.empty(len(deltas), length, dtype=torch.float64)
+    changes[[row for row, read in enumerate(readers) if read is None]] = 0
     for first, last in stretches(count):
         own, pieces = values[: last - first], changes[:, : last - first]
         with _named(str(base.folder), name):

@@ -173,7 +173,9 @@ def built(method: str, models: Sequence[str | Path], fields: Mapping[str, Any]) 
     Raises:
         RecipeError: it is unknown, merges nothing, or has no such field.
     """
-    cls = find(method)
+    from featherweight.techniques.merge import dare, linear, orthogonal_deltas, task_arithmetic, ties  # noqa: F401
+
+    cls = find(method)  # ours are there without loading all others
     if not issubclass(cls, MergeTechnique):
         merging = [name for name, each in techniques().items() if issubclass(each, MergeTechnique)]
         raise RecipeError(f"--method {method}", f"is no technique that merges, but one of the kind {cls.kind}",
