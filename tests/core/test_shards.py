@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from featherweight.core.checkpoint import dtype_name, entry_of, read_entries, write_tensors
+from featherweight.core.checkpoint import entry_of, read_entries, write_tensors
 from featherweight.core.formats import get
+from featherweight.core.in_file import dtype_name
 from featherweight.core.shards import Loader, shards_bytes, split, write_shards
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,

@@ -12,7 +12,7 @@ from featherweight.testing.tiny import tiny_model
 from fine_tunes import change, fine_tune
 
 MB = 10**6
-MODEL = 230 * MB  # of which the largest tensor is 11.5 MB
+MODEL = 180 * MB  # of which the largest tensor is 11.5 MB
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_peak(tmp_path: Path, method: str, most: int) -> None:
         pytest.skip("the system does not let a process reset its peak memory")
     base = tiny_model(tmp_path, hidden_size=1024, intermediate_size=2816, num_hidden_layers=5, head_dim=64)
     models = [fine_tune(base, tmp_path / f"ft-{seed}", change(base, seed)) for seed in range(2)]
-    assert (base / "model.safetensors").stat().st_size > 0.8 * MODEL
+    assert (base / "model.safetensors").stat().st_size > MODEL
     fw.merge(base, models, tmp_path / "warm", method=method)
     give_back_memory()
     before = resident_memory()

@@ -10,7 +10,8 @@ import hashlib
 import math
 from collections.abc import Iterator
 
-from featherweight.core.checkpoint import Entry, InFile, require_finite
+from featherweight.core.checkpoint import Entry
+from featherweight.core.in_file import InFile, require_finite
 from featherweight.core.lazy import torch
 
 LENGTH = 1 << 17

@@ -12,10 +12,11 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from featherweight.core.checkpoint import Entry, file_entries, file_metadata, require_finite
+from featherweight.core.checkpoint import Entry, file_entries, file_metadata
 from featherweight.core.deltas import Delta, ModelDelta, Read
 from featherweight.core.errors import MergeError
 from featherweight.core.formats import FLOATS
+from featherweight.core.in_file import require_finite
 from featherweight.core.in_threads import in_threads
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
