@@ -102,6 +102,18 @@ class TestFolder:
             fw.merge(tiny, tuned[:2], tmp_path / "out", progress=Interrupting())
         assert list(tmp_path.iterdir()) == []
 
+    def test_beyond_the_number_type(self, tiny: Path, tuned: list[Path], tmp_path: Path) -> None:
+        with pytest.raises(fw.core.errors.MergeError, match="is beyond what F16 can hold; use --dtype bfloat16"):
+            fw.merge(tiny, tuned[:1], tmp_path / "out", weight=1e9, fields={"dtype": "float16"})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_merged_model_as_a_fine_tune(self, merged: Any, tiny: Path, tuned: list[Path], tmp_path: Path) -> None:
+        """It knows its base: of the same one it is a fine-tune like others, of another one it is none."""
+        again = fw.merge(tiny, [merged.folder], tmp_path / "again")
+        assert again.facts["fingerprint"] == merged.facts["fingerprint"]
+        with pytest.raises(fw.core.errors.MergeError, match="was merged from another base: its fingerprint is"):
+            fw.merge(tuned[3], [merged.folder], tmp_path / "other")
+
 
 class TestLedger:
     def test_lines(self, merged: Any, tiny: Path, tuned: list[Path]) -> None:
@@ -153,6 +165,19 @@ class TestOnto:
             folder = fw.merge_onto(folder, [each], tmp_path / str(count), fields={"density": 0.5}).folder
         at_once = fw.merge(tiny, tuned, tmp_path / "at-once", method="ties", fields={"density": 0.5})
         assert open_folder(folder).fingerprint == at_once.facts["fingerprint"]
+
+    def test_fields_of_what_is_added(self, tiny: Path, tuned: list[Path], tmp_path: Path) -> None:
+        """Those that all earlier ones have in common, unless they are given."""
+        one = fw.merge(tiny, tuned[:2], tmp_path / "one", method="ties", fields={"density": 0.5}).folder
+        added = fw.merge_onto(one, tuned[2:3], tmp_path / "added")
+        at_once = fw.merge(tiny, tuned[:3], tmp_path / "at-once", method="ties", fields={"density": 0.5})
+        assert added.facts["fingerprint"] == at_once.facts["fingerprint"]
+        two = fw.merge(tiny, tuned[:2], tmp_path / "two", method="ties", fields={"density": [0.5, 0.2]}).folder
+        with pytest.raises(fw.core.errors.RecipeError, match=r"density of what is added: is not given, and those of"):
+            fw.merge_onto(two, tuned[2:3], tmp_path / "x")
+        assert fw.merge_onto(two, tuned[2:3], tmp_path / "three", fields={"density": 0.1}).facts["method"] == "ties"
+        with pytest.raises(fw.core.errors.RecipeError, match=r"validation of what is added: cannot be given"):
+            fw.merge_onto(one, tuned[2:3], tmp_path / "x", fields={"validation": ["a.txt"]})
 
     def test_same_name_twice(self, tiny: Path, tuned: list[Path], tmp_path: Path) -> None:
         first = fw.merge(tiny, tuned[:1], tmp_path / "1")

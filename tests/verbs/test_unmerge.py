@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,39 @@ class TestRebuild:
             line["volatile"]["path"] = f"/gone/{line['content']['name']}"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_merged_and_taken_out_in_any_order_was_never_merged(
+    tiny: Path, tuned: list[Path], tmp_path: Path, data: st.DataObject
+) -> None:
+    """Merge, add, take out: the model and the ledger are those of merging what is left, in the order of arrival."""
+    method, fields = data.draw(st.sampled_from([("orthogonal-deltas", {}), ("ties", {}), ("dare", {"density": 0.5})]))
+    order = data.draw(st.permutations(range(3)))
+    weights = data.draw(st.lists(st.sampled_from([-0.5, 0.0, 0.3, 1.0, 2.0]), min_size=3, max_size=3))
+    first = data.draw(st.integers(1, 3))
+    gone = data.draw(st.sets(st.sampled_from(order), min_size=1, max_size=3))
+    steps = iter(Path(tempfile.mkdtemp(dir=tmp_path)) / str(number) for number in range(10))
+    models = [tuned[index] for index in order]
+    folder = fw.merge(
+        tiny, models[:first], next(steps), method=method, weight=weights[:first], fields=fields
+    ).folder  # fmt: skip
+    for model, weight in zip(models[first:], weights[first:], strict=True):
+        folder = fw.merge_onto(folder, [model], next(steps), weight=weight).folder
+    for index in sorted(gone, reverse=data.draw(st.booleans())):
+        folder = fw.unmerge(folder, tuned[index].name, next(steps)).folder
+    left = [place for place, index in enumerate(order) if index not in gone]
+    if not left:
+        assert open_folder(folder).fingerprint == open_folder(tiny).fingerprint
+        return
+    expected = fw.merge(
+        tiny, [models[place] for place in left], next(steps), method=method,
+        weight=[weights[place] for place in left], fields=fields,
+    )  # fmt: skip
+    assert open_folder(folder).fingerprint == expected.facts["fingerprint"]
+    ours, theirs = (read_ledger(each / "ledger.jsonl") for each in (folder, expected.folder))
+    assert [each.digest for each in ours[: len(theirs)]] == [each.digest for each in theirs]
 
 
 class TestSubtract:

@@ -17,10 +17,11 @@ from featherweight.core.adapter_merge import require_separable
 from featherweight.core.deltas import AdapterDelta, Delta, ModelDelta, adapter_digest
 from featherweight.core.errors import MergeError
 from featherweight.core.formats import FLOATS
+from featherweight.core.merge_ledger import FACTS
 from featherweight.core.model import Model
 from featherweight.core.source import open_model
 from featherweight.core.task_vector import VectorDelta
-from featherweight.core.user_file import digest_of
+from featherweight.core.user_file import digest_of, read_json_object
 
 # What of a configuration changes no tensor's meaning: fine-tunes write it anew.
 _FREE = {
@@ -108,6 +109,7 @@ def require_like(model: Model, base: Model, called: str) -> None:
         MergeError: another configuration, tokenizer or shape; rounded tensors; a head of its own.
     """
     require_plain(model)
+    _require_base(model, base, called)
     _require_same_settings(model, base, called)
     for name in sorted(base.entries.keys() ^ model.entries.keys()):
         lacks = "lacks the tensor" if name in base.entries else "holds the tensor"
@@ -124,6 +126,19 @@ def require_like(model: Model, base: Model, called: str) -> None:
     }:
         raise MergeError(called, "carries a task's head, which the base does not", "merge the models without heads")
     _require_same_tokens(model, base, called)
+
+
+def _require_base(model: Model, base: Model, called: str) -> None:
+    """A model that was merged here says from which base."""
+    path = model.folder / FACTS
+    if not path.is_file():
+        return
+    wanted = str(dict(read_json_object(path, MergeError, "merge it again").get("base") or {}).get("fingerprint"))
+    if wanted != base.fingerprint:
+        raise MergeError(
+            called, f"was merged from another base: its fingerprint is {wanted[:12]}, and {base.folder} has "
+            f"{base.fingerprint[:12]}", "give that base",
+        )  # fmt: skip
 
 
 def _require_same_settings(model: Model, base: Model, called: str) -> None:

@@ -206,12 +206,23 @@ def _extended(
     weight: float | Sequence[float],
     fields: Mapping[str, Any],
 ) -> MergeTechnique:
-    """The recorded technique with further models."""
-    own: dict[str, list[Any]] = {}
+    """The recorded technique with further models; what is not given of these is what all earlier ones have."""
     given = {"weight": _plain(weight), **fields}
-    known = {name for each in record.deltas for name in each.fields} | set(given)
-    for name in sorted(known):
-        values = given.get(name, 1.0)
-        new = list(values) if isinstance(values, (list, tuple)) else [values] * len(models)
-        own[name] = [*(each.fields.get(name, 1.0) for each in record.deltas), *new]
+    own: dict[str, list[Any]] = {}
+    for name in sorted({name for each in record.deltas for name in each.fields} | set(given)):
+        earlier = [each.fields.get(name) for each in record.deltas]
+        values = given[name] if name in given else _common(name, earlier, record)
+        own[name] = [*earlier, *(values if isinstance(values, (list, tuple)) else [values] * len(models))]
+        if None in own[name]:
+            raise RecipeError(
+                f"{name} of what is added", f"cannot be given: {record.folder} was merged without it", "leave it out"
+            )
     return built(record.method, [*paths, *models], {**record.fields, **own})
+
+
+def _common(name: str, earlier: Sequence[Any], record: MergeRecord) -> Any:
+    if len({str(each) for each in earlier}) != 1 or name == "validation":
+        raise RecipeError(
+            f"{name} of what is added", f"is not given, and those of {record.folder} are {earlier}", "give it as well"
+        )
+    return earlier[0]

@@ -16,7 +16,7 @@ from featherweight.core.adapter_folder import CONFIG, WEIGHTS
 from featherweight.core.checkpoint import Entry, Stored, entry_of
 from featherweight.core.cosine_words import meaning
 from featherweight.core.deltas import AdapterDelta, Delta, ModelDelta
-from featherweight.core.errors import MergeError, OutputError
+from featherweight.core.errors import CheckpointError, MergeError, OutputError
 from featherweight.core.gram import Grams, Pair
 from featherweight.core.in_threads import usual_threads
 from featherweight.core.memory import peak_memory
@@ -60,7 +60,7 @@ class PlannedMerge:
         technique: with its models.
         base: theta_0, and how a person calls it.
         deltas: opened.
-        expected: digests of base and deltas, where a ledger says what they must be.
+        expected: digests of deltas by name, where a ledger says what they must be.
         keep: whether the folder is to hold the deltas too.
         history: further lines of the ledger.
     """
@@ -171,7 +171,13 @@ def write_model(model: Model, draft: Path, progress: Progress) -> Model:
     def noted(name: str, entry: Entry) -> Entry:
         def load() -> Stored:
             values = entry.load()
-            digests[name] = entry_of(values).digest
+            try:
+                digests[name] = entry_of(values).digest
+            except CheckpointError:
+                raise MergeError(
+                    f"the merged {name}", f"is beyond what {entry.format} can hold",
+                    "use --dtype bfloat16 or float32, or smaller weights",
+                ) from None  # fmt: skip
             return values
 
         return dataclasses.replace(entry, load=load)
