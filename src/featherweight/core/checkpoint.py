@@ -51,7 +51,7 @@ class Entry:
             CheckpointError: a value is NaN or infinite.
         """
         stored = self.load()
-        hashed = hashlib.sha256(f"{self.format}{list(self.shape)}".encode())
+        hashed = digest_of_values(self.format, self.shape)
         parts = stored.parts if isinstance(stored, Packed) else {"": stored}
         for name in sorted(parts):
             part = parts[name].contiguous()
@@ -59,6 +59,11 @@ class Entry:
             hashed.update(name.encode())
             hashed.update(part.reshape(-1).view(torch.uint8).numpy().data)
         return hashed.hexdigest()
+
+
+def digest_of_values(format_name: str, shape: tuple[int, ...]) -> hashlib._Hash:
+    """What an entry's digest starts with; of a plain tensor only its bytes follow."""
+    return hashlib.sha256(f"{format_name}{list(shape)}".encode())
 
 
 def entry_of(stored: Stored) -> Entry:
@@ -207,7 +212,7 @@ def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, Loader], dict[str,
     packed: dict[str, Any] = {}
     for name, entry in entries.items():
         if entry.format in DTYPE_BYTES:
-            flat[name] = Loader(entry.format, entry.shape, functools.partial(_load_part, entry, None))
+            flat[name] = Loader(entry.format, entry.shape, entry.load)
             continue
         stored = entry.load()
         packed[name] = {"format": entry.format, "shape": list(entry.shape), "parts": sorted(stored.parts)}
@@ -218,9 +223,8 @@ def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, Loader], dict[str,
     return flat, packed
 
 
-def _load_part(entry: Entry, part: str | None) -> torch.Tensor:
-    stored = entry.load()
-    return (stored if part is None else stored.parts[part]).contiguous()
+def _load_part(entry: Entry, part: str) -> torch.Tensor:
+    return entry.load().parts[part]
 
 
 def values(stored: Stored) -> torch.Tensor:

@@ -8,7 +8,7 @@ their sum may be left out (TIES). One tensor of each model is then in memory.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from featherweight.core.checkpoint import Entry
 from featherweight.core.deltas import Delta, walk
@@ -16,7 +16,7 @@ from featherweight.core.formats import get
 from featherweight.core.formats.floats import Float
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
-from featherweight.core.stretches import count_of, stretches
+from featherweight.core.stretches import Computed, count_of, stretches
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -44,22 +44,25 @@ def with_sums(
     for name in base.entries:
         factors = [float(each) for each in coefficients.get(name, ())]
         if any(factors) or share != 1:
-            changed[name] = _entry(base, name, dtype, functools.partial(summed, base, deltas, name, factors, share))
+            changed[name] = _entry(base, name, dtype, functools.partial(_sums, base, deltas, name, factors, share))
     return _typed(base, changed, dtype)
 
 
-def summed(
+def summed(base: Model, deltas: Sequence[Delta], name: str, factors: Sequence[float]) -> torch.Tensor:
+    """One tensor of theta_0 + sum of c_i D_i, float32."""
+    pieces = functools.partial(_sums, base, deltas, name, factors, 1.0, torch.float32)
+    return Computed(base.entries[name].shape, torch.float32, pieces)()
+
+
+def _sums(
     base: Model, deltas: Sequence[Delta], name: str, factors: Sequence[float], share: float, kind: torch.dtype
-) -> torch.Tensor:
-    used = [delta for delta, factor in zip(deltas, factors, strict=False) if factor]
-    weights = torch.tensor([factor for factor in factors if factor], dtype=torch.float64)
-    made = torch.empty(count_of(base.entries[name]), dtype=kind)
-    for where, own, pieces in walk(name, base, used):
+) -> Iterator[torch.Tensor]:
+    used = [(delta, factor) for delta, factor in zip(deltas, factors, strict=False) if factor]
+    for _, own, pieces in walk(name, base, [delta for delta, _ in used]):
         total = own if share == 1 else own.mul_(share)
-        for weight, piece in zip(weights.tolist(), pieces, strict=True):
-            total.add_(piece, alpha=weight)
-        made[where] = total
-    return made.reshape(base.entries[name].shape)
+        for (_, factor), piece in zip(used, pieces, strict=True):
+            total.add_(piece, alpha=factor)
+        yield total.to(kind)
 
 
 def with_elected(
@@ -96,21 +99,19 @@ def with_elected(
 def _mix(
     base: Model, deltas: Sequence[Delta], name: str, thin: Thin, weights: list[float], elect: bool, normalize: bool,
     factor: float, kind: torch.dtype,
-) -> torch.Tensor:  # fmt: skip
+) -> Iterator[torch.Tensor]:  # fmt: skip
     used = [(weight, delta) for weight, delta in zip(weights, deltas, strict=True) if delta.changes(name)]
     scales = torch.tensor([weight for weight, _ in used])[:, None]
     total = sum(weights) if abs(sum(weights)) >= 1e-8 else 1.0
     own, thinned = _whole(base, [delta for _, delta in used], name)
     for (_, delta), values in zip(used, thinned, strict=True):
         thin(name, delta, values)
-    made = own if kind == own.dtype else torch.empty_like(own, dtype=kind)
-    for first, last in stretches(len(made)):
+    for first, last in stretches(len(own)):
         pieces = thinned[:, first:last] * scales
         change = _elected(pieces, scales, normalize) if elect else pieces.sum(0)
         if normalize and not elect:
             change /= total
-        made[first:last] = own[first:last].add_(change if factor == 1 else change * factor)
-    return made.reshape(base.entries[name].shape)
+        yield own[first:last].add_(change if factor == 1 else change * factor).to(kind)
 
 
 def _whole(base: Model, deltas: Sequence[Delta], name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,11 +142,12 @@ def _elected(pieces: torch.Tensor, weights: torch.Tensor, normalize: bool) -> to
     return change
 
 
-def _entry(base: Model, name: str, dtype: str | None, make: Callable[[torch.dtype], torch.Tensor]) -> Entry:
+def _entry(base: Model, name: str, dtype: str | None, make: Callable[[torch.dtype], Iterator[torch.Tensor]]) -> Entry:
     entry = base.entries[name]
-    kind = DTYPES[dtype] if dtype else entry.format
-    nbytes = get(kind).tensor_bytes(entry.shape)
-    return Entry(kind, entry.shape, nbytes, functools.partial(make, Float(kind).dtype))
+    format_name = DTYPES[dtype] if dtype else entry.format
+    kind = Float(format_name).dtype
+    computed = Computed(entry.shape, kind, functools.partial(make, kind))
+    return Entry(format_name, entry.shape, get(format_name).tensor_bytes(entry.shape), computed)
 
 
 def _typed(base: Model, changed: Mapping[str, Entry], dtype: str | None) -> Model:

@@ -1,7 +1,8 @@
 """safetensors files of at most 2 GB each: written tensor by tensor, and measured without being written.
 
 The bytes are those that safetensors' own `save_file` writes. Places of all tensors are known before the first is
-loaded, so each is loaded when it is written and forgotten afterwards, in several threads where that is wanted.
+loaded, so each is loaded when it is written and forgotten afterwards, in several threads where that is wanted; one that
+is computed goes to the file some values at a time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,10 @@ def split(sizes: Mapping[str, int]) -> list[list[str]]:
 
 
 class Loader(NamedTuple):
-    """A tensor to be written: its safetensors type, its shape, and how to load it."""
+    """A tensor to be written: its safetensors type, its shape, and how to load it.
+
+    What loads it may have a method `pieces` that gives the values in order, some at a time.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -46,6 +50,11 @@ class Loader(NamedTuple):
     @property
     def nbytes(self) -> int:
         return DTYPE_BYTES[self.dtype] * math.prod(self.shape)
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """The values, whole or some at a time; each piece holds until the next one."""
+        given = getattr(self.load, "pieces", None)
+        return iter([self.load()]) if given is None else given()
 
 
 def write_shards(
@@ -92,13 +101,15 @@ def write_file(
         _write_at(descriptor, head, 0)
 
         def write(name: str) -> None:
-            tensor = tensors[name].load()
             first, last = places[name]
-            if tensor.nbytes != last - first:
-                raise OSError(f"{name} is of {tensor.nbytes} bytes and not of {last - first}")
-            _write_at(descriptor, _bytes_of(tensor), len(head) + first)
+            written = 0
+            for piece in tensors[name].pieces():
+                _write_at(descriptor, _bytes_of(piece), len(head) + first + written)
+                written += piece.nbytes
+            if written != last - first:
+                raise OSError(f"{name} is of {written} bytes and not of {last - first}")
             if progress:
-                progress(tensor.nbytes)
+                progress(written)
 
         order = sorted(places, key=lambda name: places[name])
         if threads > 1:

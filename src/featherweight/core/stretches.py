@@ -6,11 +6,11 @@ reading it again.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from featherweight.core.checkpoint import Entry
+from featherweight.core.checkpoint import Entry, digest_of_values
 from featherweight.core.in_file import InFile, require_finite
 from featherweight.core.lazy import torch
 
@@ -37,9 +37,7 @@ class Stretches:
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        self._hash = (
-            None if "digest" in entry.__dict__ else hashlib.sha256(f"{entry.format}{list(entry.shape)}".encode())
-        )
+        self._hash = None if "digest" in entry.__dict__ else digest_of_values(entry.format, entry.shape)
         self._read = 0
         if isinstance(entry.load, InFile):
             self._buffer = torch.empty(min(LENGTH, count_of(entry)), dtype=entry.load.torch_dtype)
@@ -73,3 +71,24 @@ class Stretches:
         self._read = last
         if last == count_of(self.entry):
             self.entry.__dict__["digest"] = self._hash.hexdigest()
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Computes a tensor when it is read: whole when called, or a stretch at a time.
+
+    Attributes:
+        shape, dtype: of the tensor.
+        pieces: its values in order, in its own type, a stretch at a time.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: Callable[[], Iterator[torch.Tensor]]
+
+    def __call__(self) -> torch.Tensor:
+        made, first = torch.empty(math.prod(self.shape), dtype=self.dtype), 0
+        for piece in self.pieces():
+            made[first : first + len(piece)] = piece
+            first += len(piece)
+        return made.reshape(self.shape)

@@ -41,8 +41,7 @@ class MergedModule:
         """Puts in c, given by tensor."""
 
         def put(name: str) -> None:
-            values = summed(self.base, self.deltas, name, coefficients[name], 1.0, torch.float32)
-            self.parameters[name].data.copy_(values)
+            self.parameters[name].data.copy_(summed(self.base, self.deltas, name, coefficients[name]))
 
         in_threads(put, self.names, usual_threads())
 

@@ -28,7 +28,6 @@ from featherweight.core.technique import build, find, techniques
 from featherweight.train.merge_technique import MergeTechnique
 from featherweight.verbs.merge_folder import Merged, PlannedMerge, require_free
 from featherweight.verbs.merge_sources import open_base, open_recorded
-from featherweight.verbs.prepare import check_device
 
 DEFAULT = "orthogonal-deltas"
 
@@ -70,7 +69,7 @@ def merge(
     """
     forget_peak()
     require_free(Path(out))
-    check_device(device)
+    require_device(device)
     if not models:
         raise MergeError("a merge of no model", "has nothing to merge", "name at least one fine-tune of the base")
     technique = built(method, models, {"weight": _plain(weight), **(fields or {})})
@@ -115,6 +114,7 @@ def merge_onto(
     """
     forget_peak()
     require_free(Path(out))
+    require_device(device)
     record = read_merge(Path(folder))
     if record.subtracted:
         raise MergeError(
@@ -165,6 +165,14 @@ def merge_recipe(
         found.base, found.models, out, method=found.method, fields=found.fields, keep=keep, seed=seed, trust=trust,
         cache=cache, progress=progress,
     )  # fmt: skip
+
+
+def require_device(device: str) -> None:
+    """Refuses a device that is not there; the processor always is, and looking for others takes a while."""
+    if device != "cpu":
+        from featherweight.verbs.prepare import check_device
+
+        check_device(device)
 
 
 def built(method: str, models: Sequence[str | Path], fields: Mapping[str, Any]) -> MergeTechnique:

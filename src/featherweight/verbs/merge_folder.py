@@ -6,25 +6,28 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from featherweight.core.adapter_facts import FACTS as ADAPTER_FACTS
 from featherweight.core.adapter_folder import CONFIG, WEIGHTS
-from featherweight.core.checkpoint import Entry, Stored, entry_of
+from featherweight.core.checkpoint import Entry, digest_of_values
 from featherweight.core.cosine_words import meaning
 from featherweight.core.deltas import AdapterDelta, Delta, ModelDelta
 from featherweight.core.errors import CheckpointError, MergeError, OutputError
 from featherweight.core.gram import Grams, Pair
+from featherweight.core.in_file import require_finite
 from featherweight.core.in_threads import usual_threads
+from featherweight.core.lazy import torch
 from featherweight.core.memory import peak_memory
 from featherweight.core.merge_ledger import KEPT, seal, write_merge
 from featherweight.core.model import Model
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import Ledger
 from featherweight.core.run import Run
+from featherweight.core.shards import Loader
 from featherweight.core.source import open_folder
 from featherweight.core.task_vector import write_task_vector
 from featherweight.core.user_file import digest_of
@@ -166,29 +169,41 @@ def require_free(out: Path) -> None:
 
 def write_model(model: Model, draft: Path, progress: Progress) -> Model:
     """Writes a model whose tensors are computed now; the same as it lies in the folder, its digests known."""
-    digests: dict[str, str] = {}
-
-    def noted(name: str, entry: Entry) -> Entry:
-        def load() -> Stored:
-            values = entry.load()
-            try:
-                digests[name] = entry_of(values).digest
-            except CheckpointError:
-                raise MergeError(
-                    f"the merged {name}", f"is beyond what {entry.format} can hold",
-                    "use --dtype bfloat16 or float32, or smaller weights",
-                ) from None  # fmt: skip
-            return values
-
-        return dataclasses.replace(entry, load=load)
-
-    hashed = dataclasses.replace(model, entries={name: noted(name, entry) for name, entry in model.entries.items()})
-    with progress.track("writing", len(model.entries)) as advance:
-        hashed.write(draft, lambda _: advance(), usual_threads())
+    noted = {name: _Noted(name, entry) for name, entry in model.entries.items()}
+    entries = {name: dataclasses.replace(model.entries[name], load=each) for name, each in noted.items()}
+    with progress.track("writing", len(entries)) as advance:
+        dataclasses.replace(model, entries=entries).write(draft, lambda _: advance(), usual_threads())
     written = open_folder(draft, check=False)
-    for name, digest in digests.items():
-        written.entries[name].__dict__["digest"] = digest
+    for name, each in noted.items():
+        written.entries[name].__dict__["digest"] = each.digest
     return written
+
+
+class _Noted:
+    """Loads a tensor and notes its digest on the way."""
+
+    def __init__(self, name: str, entry: Entry) -> None:
+        self.name, self.entry, self.digest = name, entry, ""
+
+    def __call__(self) -> torch.Tensor:
+        return torch.cat([piece.reshape(-1).clone() for piece in self.pieces()]).reshape(self.entry.shape)
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        hashed = digest_of_values(self.entry.format, self.entry.shape)
+        for piece in Loader(self.entry.format, self.entry.shape, self.entry.load).pieces():
+            self._require_finite(piece)
+            hashed.update(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            yield piece
+        self.digest = hashed.hexdigest()
+
+    def _require_finite(self, piece: torch.Tensor) -> None:
+        try:
+            require_finite(piece)
+        except CheckpointError:
+            raise MergeError(
+                f"the merged {self.name}", f"is beyond what {self.entry.format} can hold",
+                "use --dtype bfloat16 or float32, or smaller weights",
+            ) from None  # fmt: skip
 
 
 def split_fields(technique: MergeTechnique) -> tuple[dict[str, Any], list[dict[str, Any]]]:

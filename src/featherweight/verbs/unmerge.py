@@ -34,7 +34,7 @@ from featherweight.core.user_file import read_json_object
 from featherweight.core.whole import whole_folder
 from featherweight.report.merge_page import write_merge_page
 from featherweight.train.merge_technique import MergeTechnique, SummingMerge
-from featherweight.verbs.merge import built
+from featherweight.verbs.merge import built, require_device
 from featherweight.verbs.merge_folder import PAGE, Merged, PlannedMerge, require_digests, require_free, write_model
 from featherweight.verbs.merge_sources import open_base, open_recorded
 from featherweight.verbs.residual import Residual, distance_from_rebuild, residual
@@ -96,6 +96,7 @@ def unmerge(
     """
     forget_peak()
     require_free(Path(out))
+    require_device(device)
     if mode not in ("rebuild", "subtract"):
         raise MergeError(f"--mode {mode!r}", "is no way to unmerge", "use rebuild or subtract")
     record = read_merge(Path(folder))
