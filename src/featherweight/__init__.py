@@ -37,10 +37,14 @@ if TYPE_CHECKING:
     from featherweight.verbs.graft import graft as graft
     from featherweight.verbs.grid import grid as grid
     from featherweight.verbs.grid_settings import GridSettings as GridSettings
+    from featherweight.verbs.merge import merge as merge
+    from featherweight.verbs.merge import merge_onto as merge_onto
+    from featherweight.verbs.merge import merge_recipe as merge_recipe
     from featherweight.verbs.plan import plan as plan
     from featherweight.verbs.prepare import Settings as Settings
     from featherweight.verbs.report import report as report
     from featherweight.verbs.safety import safety as safety
+    from featherweight.verbs.unmerge import unmerge as unmerge
     from featherweight.verbs.verify import verify as verify
 
 _WHERE = {
@@ -52,15 +56,16 @@ _WHERE = {
     "apply": "verbs.apply", "audit_component": "verbs.audit_component",
     "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
     "fit": "verbs.fit", "garak": "verbs.garak", "graft": "verbs.graft", "import_garak": "verbs.garak",
-    "load_segmenter": "verbs.adapt_segmenter", "open_model": "core.source", "plan": "verbs.plan",
-    "report": "verbs.report", "safety": "verbs.safety", "technique": "core.technique", "verify": "verbs.verify",
+    "load_segmenter": "verbs.adapt_segmenter", "merge": "verbs.merge", "merge_onto": "verbs.merge",
+    "merge_recipe": "verbs.merge", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
+    "safety": "verbs.safety", "technique": "core.technique", "unmerge": "verbs.unmerge", "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
     "Budget", "GridSettings", "Reading", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export",
     "adapter_inspect", "adapter_place", "adapter_shrink", "adjudicate", "apply", "audit_component",
     "compare_optimizers", "distill_component", "fit", "garak", "graft", "grid", "import_garak", "load_segmenter",
-    "open_model", "plan", "report", "safety", "technique", "verify",
+    "merge", "merge_onto", "merge_recipe", "open_model", "plan", "report", "safety", "technique", "unmerge", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -52,6 +52,7 @@ def adapt(
 ) -> None:
     """Trains an adapter on chats or text, and measures what it brings and what it costs."""
     from featherweight.cli.adapt_table import print_adapt
+    from featherweight.cli.fields import parsed_fields
     from featherweight.cli.memory_table import print_memory_plan
     from featherweight.cli.progress import progress
     from featherweight.core.errors import RecipeError
@@ -63,7 +64,7 @@ def adapt(
         "rank": rank, "steps": steps, "epochs": epochs, "learning_rate": learning_rate, "length": length,
         "optimizer": optimizer, "unfreeze": unfreeze, "stop_when_flat": stop_when_flat or None,
     }  # fmt: skip
-    fields = {**{name: each for name, each in named.items() if each is not None}, **_fields(set_ or [])}
+    fields = {**{name: each for name, each in named.items() if each is not None}, **parsed_fields(set_ or [])}
     formats = base_format or []
     if plan:
         found = plan_adapt(
@@ -80,20 +81,3 @@ def adapt(
     )  # fmt: skip
     if result.facts:
         print_adapt(result.facts, result.folder, report(result.folder))
-
-
-def _fields(settings: list[str]) -> dict[str, Any]:
-    import yaml
-
-    from featherweight.core.errors import RecipeError
-
-    found: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        try:
-            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals:
-            raise RecipeError(f"--set {setting!r}", "is no FIELD=VALUE", "write for example --set batch=4")
-    return found

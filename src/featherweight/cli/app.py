@@ -17,10 +17,12 @@ from featherweight.cli import (
     graft,
     grid,
     list_,
+    merge,
     plan,
     report,
     safety,
     show,
+    unmerge,
     verify,
 )
 
@@ -39,6 +41,8 @@ app.command("apply")(apply.apply)
 app.command("adapt")(adapt.adapt)
 app.command("graft")(graft.graft)
 app.command("grid")(grid.grid)
+app.command("merge")(merge.merge)
+app.command("unmerge")(unmerge.unmerge)
 app.command("verify")(verify.verify)
 app.command("safety")(safety.safety)
 app.command("adjudicate")(adjudicate.adjudicate)

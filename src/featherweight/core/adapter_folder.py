@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featherweight.core.checkpoint import Entry, dtype_name, file_entries
+from featherweight.core.checkpoint import Entry, file_entries
 from featherweight.core.errors import AdapterError
+from featherweight.core.in_file import dtype_name
 from featherweight.core.lazy import torch
 from featherweight.core.shards import shards_bytes
 from featherweight.core.user_file import read_json_object

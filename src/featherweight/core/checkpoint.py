@@ -18,18 +18,14 @@ from typing import Any
 
 from featherweight.core.errors import CheckpointError
 from featherweight.core.formats import FLOATS, Packed, get
+from featherweight.core.in_file import InFile, dtype_name, require_finite
 from featherweight.core.lazy import torch
-from featherweight.core.shards import DTYPE_BYTES, INDEX, SINGLE, write_shards
+from featherweight.core.shards import DTYPE_BYTES, INDEX, SINGLE, Loader, write_shards
 from featherweight.core.user_file import read_json_object
 
 Stored = Any  # torch.Tensor | Packed; torch is not imported here
 
 PARTS = "featherweight.json"
-_TORCH = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
-    "BOOL": "bool",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,15 +51,19 @@ class Entry:
             CheckpointError: a value is NaN or infinite.
         """
         stored = self.load()
-        hashed = hashlib.sha256(f"{self.format}{list(self.shape)}".encode())
+        hashed = digest_of_values(self.format, self.shape)
         parts = stored.parts if isinstance(stored, Packed) else {"": stored}
         for name in sorted(parts):
             part = parts[name].contiguous()
-            if part.is_floating_point() and not bool(torch.isfinite(part).all()):
-                raise CheckpointError("weights", "holds NaN or infinite values", "repair or download the model again")
+            require_finite(part)
             hashed.update(name.encode())
             hashed.update(part.reshape(-1).view(torch.uint8).numpy().data)
         return hashed.hexdigest()
+
+
+def digest_of_values(format_name: str, shape: tuple[int, ...]) -> hashlib._Hash:
+    """What an entry's digest starts with; of a plain tensor only its bytes follow."""
+    return hashlib.sha256(f"{format_name}{list(shape)}".encode())
 
 
 def entry_of(stored: Stored) -> Entry:
@@ -73,11 +73,6 @@ def entry_of(stored: Stored) -> Entry:
     if isinstance(stored, Packed):
         return Entry(stored.format, stored.shape, stored.nbytes, lambda: stored)
     return Entry(dtype_name(stored.dtype), tuple(stored.shape), stored.numel() * stored.element_size(), lambda: stored)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """safetensors' name of a torch dtype."""
-    return {name: each for each, name in _TORCH.items()}[str(dtype).removeprefix("torch.")]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -147,21 +142,13 @@ def file_entries(path: Path) -> dict[str, Entry]:
             continue
         first, last = facts["data_offsets"]
         shape = tuple(facts["shape"])
-        load = functools.partial(_read_tensor, path, start + first, facts["dtype"], shape)
-        entries[name] = Entry(facts["dtype"], shape, last - first, load)
+        entries[name] = Entry(facts["dtype"], shape, last - first, InFile(path, start + first, facts["dtype"], shape))
     return entries
 
 
-def _read_tensor(path: Path, offset: int, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Reads one tensor. Mapping the file instead would leave every page once read in the process's resident memory."""
-    if dtype not in _TORCH:
-        raise CheckpointError(str(path), f"holds tensors of the type {dtype}", "convert them to BF16 or F32")
-    tensor = torch.empty(shape, dtype=getattr(torch, _TORCH[dtype]))
-    with path.open("rb") as file:
-        file.seek(offset)
-        if file.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data) != tensor.nbytes:
-            raise CheckpointError(str(path), "has become shorter since it was opened", "download the file again")
-    return tensor
+def file_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, beside its tensors."""
+    return dict(_header(path)[0].get("__metadata__") or {})
 
 
 def _join_parts(raw: dict[str, Entry], packed: Mapping[str, Any]) -> dict[str, Entry]:
@@ -207,35 +194,37 @@ def _unpickled(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def write_tensors(folder: Path, entries: Mapping[str, Entry], progress: Callable[[int], None] | None = None) -> None:
+def write_tensors(
+    folder: Path, entries: Mapping[str, Entry], progress: Callable[[int], None] | None = None, threads: int = 1
+) -> None:
     """Writes entries as safetensors, in shards of at most 2 GB, one tensor after the other.
 
     Rounded tensors are written as their parts and described in `featherweight.json`.
     """
     flat, packed = _flatten(entries)
-    write_shards(folder, flat, progress)
+    write_shards(folder, flat, progress, threads)
     if packed:
         (folder / PARTS).write_text(json.dumps({"packed": packed}, indent=1), encoding="utf-8")
 
 
-def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, tuple[int, Callable[[], Any]]], dict[str, Any]]:
-    flat: dict[str, tuple[int, Callable[[], Any]]] = {}
+def _flatten(entries: Mapping[str, Entry]) -> tuple[dict[str, Loader], dict[str, Any]]:
+    flat: dict[str, Loader] = {}
     packed: dict[str, Any] = {}
     for name, entry in entries.items():
         if entry.format in DTYPE_BYTES:
-            flat[name] = (entry.nbytes, functools.partial(_load_part, entry, None))
+            flat[name] = Loader(entry.format, entry.shape, entry.load)
             continue
         stored = entry.load()
         packed[name] = {"format": entry.format, "shape": list(entry.shape), "parts": sorted(stored.parts)}
         for part, tensor in stored.parts.items():
-            size = tensor.numel() * tensor.element_size()
-            flat[f"{name}:{part}"] = (size, functools.partial(_load_part, entry, part))
+            flat[f"{name}:{part}"] = Loader(
+                dtype_name(tensor.dtype), tuple(tensor.shape), functools.partial(_load_part, entry, part)
+            )
     return flat, packed
 
 
-def _load_part(entry: Entry, part: str | None) -> torch.Tensor:
-    stored = entry.load()
-    return (stored if part is None else stored.parts[part]).contiguous()
+def _load_part(entry: Entry, part: str) -> torch.Tensor:
+    return entry.load().parts[part]
 
 
 def values(stored: Stored) -> torch.Tensor:

@@ -32,6 +32,10 @@ class AdapterError(FeatherweightError):
     """An adapter that cannot be read or written, or that belongs to another model."""
 
 
+class MergeError(FeatherweightError):
+    """Models that cannot be merged: of another base, shape, number type, tokenizer or configuration, or none at all."""
+
+
 class UnsupportedArchitecture(FeatherweightError):
     """A model whose architecture has no entry in `architectures.toml`."""
 

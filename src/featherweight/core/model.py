@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,9 +187,15 @@ class Model:
         with whole_folder(target) as draft:
             self.write(draft)
 
-    def write(self, folder: Path) -> None:
-        """Writes tensors, configuration and companions into an existing folder."""
-        write_tensors(folder, self.entries)
+    def write(self, folder: Path, progress: Callable[[int], None] | None = None, threads: int = 1) -> None:
+        """Writes tensors, configuration and companions into an existing folder.
+
+        Args:
+            folder: where to.
+            progress: called with the bytes of every tensor that is written.
+            threads: that load and write tensors; each holds one.
+        """
+        write_tensors(folder, self.entries, progress, threads)
         write_extra(folder, self.extra)
         (folder / "config.json").write_text(json.dumps(dict(self.config), indent=2) + "\n", encoding="utf-8")
         copy_companions(self.folder, folder)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from featherweight.core import embedded
+from featherweight.core.architecture import require_known
 from featherweight.core.checkpoint import read_config, read_entries
 from featherweight.core.errors import CheckpointError
 from featherweight.core.gguf_file import open_gguf
@@ -21,13 +23,14 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "featherweight"
 
 
-def open_model(name: str | Path, cache: Path | None = None, trust: bool = False) -> Model:
+def open_model(name: str | Path, cache: Path | None = None, trust: bool = False, check: bool = True) -> Model:
     """The model called `name`.
 
     Args:
         name: a Hugging Face folder, a .gguf file, "smollm2-135m", or a hub name such as "org/model".
         cache: where converted models are kept.
         trust: allow pickled weights.
+        check: whether the tensors of a folder are compared with its configuration; else that is the caller's to do.
 
     Raises:
         CheckpointError: it cannot be found or read; UnsupportedArchitecture: it can, but is not known.
@@ -42,25 +45,31 @@ def open_model(name: str | Path, cache: Path | None = None, trust: bool = False)
         found = sorted(path.glob("*.gguf"))
         if found and not (path / "config.json").is_file():
             return open_gguf(found[0], cache)
-        return open_folder(path, trust)
+        return open_folder(path, trust, check)
     if not path.exists() and str(name).count("/") == 1 and not str(name).startswith((".", "/")):
-        return open_folder(_download(str(name)), trust)
+        return open_folder(_download(str(name)), trust, check)
     if path.exists():
         raise CheckpointError(str(name), "is not a model", "give a model folder, a .gguf file or smollm2-135m")
     raise CheckpointError(str(name), "does not exist", "give a model folder, a .gguf file or smollm2-135m")
 
 
-def open_folder(folder: Path, trust: bool = False) -> Model:
-    """The model in a Hugging Face folder, or in a folder that a step of ours wrote."""
+def open_folder(folder: Path, trust: bool = False, check: bool = True) -> Model:
+    """The model in a Hugging Face folder, or in a folder that a step of ours wrote; arguments as for `open_model`."""
     config = read_config(folder)
-    model = Model(config, {}, folder)
-    tied = model.architecture.tied
+    require_known(str(config.get("model_type", "missing")), str(folder))
+    # What the file says is known without transformers, whose import takes longer than merging a small model.
+    tied = bool(config["tie_word_embeddings"]) if "tie_word_embeddings" in config else _tied(config, folder)
     entries = join_quantized(read_entries(folder, trust), config, folder)
     config.pop("quantization_config", None)  # the entries hold the formats from here on
     kept = {name: entry for name, entry in entries.items() if not _redundant(name, tied)}
     opened = Model(config, kept, folder, extra=read_extra(folder))
-    _check_complete(opened)
+    if check:
+        _check_complete(opened)
     return opened
+
+
+def _tied(config: dict[str, Any], folder: Path) -> bool:
+    return Model(config, {}, folder).architecture.tied
 
 
 def _redundant(name: str, tied: bool) -> bool:

@@ -164,8 +164,10 @@ def find(name: str) -> type[Technique]:
     Raises:
         RecipeError: there is none; the nearest names are suggested.
     """
-    known = techniques()
-    found = known.get(name.replace("_", "-"))
+    found = _REGISTRY.get(name.replace("_", "-"))
+    if found is None:
+        known = techniques()
+        found = known.get(name.replace("_", "-"))
     if found is None:
         everywhere = "see `featherweight list`" if known else "install the package again: it has lost its entry points"
         raise RecipeError(f"technique {name!r}", "is unknown", nearest(name, known) or everywhere)

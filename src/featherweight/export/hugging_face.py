@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from featherweight.core.formats.floats import Float
 from featherweight.core.formats.integer import PackedInteger
 from featherweight.core.lazy import torch
 from featherweight.core.model import MASK, Model, copy_companions, write_extra
-from featherweight.core.shards import DTYPE_BYTES, shards_bytes, write_shards
+from featherweight.core.shards import Loader, shards_bytes, write_shards
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
@@ -160,13 +159,12 @@ def _part_name(name: str, part: str) -> str:
     return f"{name.removesuffix('weight')}{part}" if part else name
 
 
-def _loaders(model: Model) -> dict[str, tuple[int, Callable[[], torch.Tensor]]]:
-    """Bytes of everything that the files hold, and how to load it."""
-    loaders: dict[str, tuple[int, Callable[[], torch.Tensor]]] = {}
+def _loaders(model: Model) -> dict[str, Loader]:
+    """Everything that the files hold."""
+    loaders = {}
     for name, entry in model.entries.items():
         for part, (dtype, shape) in _parts(entry.format, entry.shape).items():
-            nbytes = DTYPE_BYTES[dtype] * math.prod(shape)
-            loaders[_part_name(name, part)] = (nbytes, functools.partial(_load, entry, part))
+            loaders[_part_name(name, part)] = Loader(dtype, tuple(shape), functools.partial(_load, entry, part))
     return loaders
 
 

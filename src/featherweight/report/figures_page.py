@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_STYLE = (
+STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;color:#1c2430;max-width:62rem;margin:2rem auto;padding:0 1rem}"
     "h1{font-size:1.4rem}h2{font-size:1.05rem;margin-top:2rem}"
 )
@@ -27,7 +27,7 @@ def page(title: str, sentences: Sequence[str], figures: Sequence[Figure]) -> str
     from plotly.offline import get_plotlyjs
 
     script = get_plotlyjs().replace("</script", "<\\/script")
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style><script>{script}</script>'
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style><script>{script}</script>'
     body = "".join(f"<p>{html.escape(each)}</p>" for each in sentences)
     body += "".join(_section(number, each) for number, each in enumerate(figures))
     return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{html.escape(title)}</h1>{body}</body></html>'

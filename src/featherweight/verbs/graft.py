@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featherweight.core.architecture import supported
-from featherweight.core.checkpoint import dtype_name, read_config
+from featherweight.core.checkpoint import read_config
 from featherweight.core.errors import CheckpointError, OutputError, RecipeError
 from featherweight.core.host import no_bars
+from featherweight.core.in_file import dtype_name
 from featherweight.core.labelled import Labelled, read_labelled
 from featherweight.core.lazy import torch, transformers
 from featherweight.core.progress import Progress
