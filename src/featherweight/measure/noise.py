@@ -10,7 +10,8 @@ import copy
 import functools
 from typing import Any
 
-from featherweight.core.checkpoint import Entry, dtype_name
+from featherweight.core.checkpoint import Entry
+from featherweight.core.in_file import dtype_name
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
