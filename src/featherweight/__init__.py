@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featherweight.core.budget import Budget as Budget
     from featherweight.core.recipe import Recipe as Recipe
+    from featherweight.core.scene_folder import read_images as read_images
+    from featherweight.core.scene_folder import read_scenes as read_scenes
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
     from featherweight.verbs.adapt import adapt as adapt
@@ -43,14 +45,15 @@ _WHERE = {
     "adapter_shrink": "verbs.adapter_shrink", "apply": "verbs.apply", "audit_component": "verbs.audit_component",
     "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
     "fit": "verbs.fit", "graft": "verbs.graft", "load_segmenter": "verbs.adapt_segmenter",
-    "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report", "technique": "core.technique",
+    "open_model": "core.source", "plan": "verbs.plan", "read_images": "core.scene_folder",
+    "read_scenes": "core.scene_folder", "report": "verbs.report", "technique": "core.technique",
     "verify": "verbs.verify",
 }  # fmt: skip
 
 __all__ = [
     "Budget", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export", "adapter_inspect", "adapter_place",
     "adapter_shrink", "apply", "audit_component", "compare_optimizers", "distill_component", "fit", "graft",
-    "load_segmenter", "open_model", "plan", "report", "technique", "verify",
+    "load_segmenter", "open_model", "plan", "read_images", "read_scenes", "report", "technique", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -41,8 +41,8 @@ def print_comparison(result: Comparison, out: Path | None, page: Path | None = N
         )  # fmt: skip
     console.print(cost)
     console.print(
-        "basin: largest / smallest rate within 1 % of the best loss; tokens: until adamw's mean loss at the end, never: "
-        "not with every seed",
+        "basin: largest / smallest rate within 1 % of the best loss; tokens: until adamw's mean loss at the end "
+        "(never: some seed does not get there)",
         highlight=False,
     )
     winner = result.verdict.winner or "none"
