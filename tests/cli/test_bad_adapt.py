@@ -33,7 +33,10 @@ def adapt(refused: Refused, tiny: Path, tmp_path: Path) -> Refused:
     [
         (("--rank", "65"), "rank 65: is above the size of model.layers.0.self_attn"),
         (("--rank", "0"), "lora.rank = 0"),
-        (("--set", "targets=[qproj]"), "'q_proj'"),
+        (
+            ("--set", "targets=[qproj]"),
+            "target module 'qproj': matches no linear of the model's blocks; did you mean 'q",
+        ),
         (("--method", "lore"), "'lora'"),
         (("--method", "rtn"), "trains no adapter"),
         (("--set", "ranks=4"), "field 'ranks' of lora: is unknown; did you mean 'rank'"),
@@ -43,7 +46,7 @@ def adapt(refused: Refused, tiny: Path, tmp_path: Path) -> Refused:
         (("--resume",), "holds no run to resume"),
         (("--data", "/nowhere.jsonl"), "does not exist"),
         (("--memory", "1MB"), "--memory 1.00 MB: "),
-        (("--memory", "3 bags"), "no unit"),
+        (("--memory", "3"), "has no unit; use one of B, kB, KB, MB, GB, TB, KiB, MiB, GiB, TiB."),
         (("--method", "gpart", "--set", "dimension=999999"), "dimension 999999: is not from 1 to"),
         (("--method", "matryoshka-lora", "--rank", "65"), "rank 65: is above the size of model.layers.0.self_attn"),
     ],

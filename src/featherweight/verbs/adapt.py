@@ -95,6 +95,7 @@ def adapt(
     """
     started = time.perf_counter()
     technique, processes = adapter_technique(method, {**(fields or {}), "data": str(data)}), Processes()
+    limit = None if memory is None else parse_bytes(memory, "memory")
     check_device(device)
     if other_rows < 2:
         raise RecipeError(f"other_rows {other_rows}", "give no interval", "ask for at least 2")
@@ -107,11 +108,13 @@ def adapt(
     technique, placement = placed(technique, place, base, samples[0], run)
     training, judged = (technique.packed(each, base, run) for each in samples)
     task = Task(str(model), base, technique, training, judged, run)
-    plan = planned(task, memory, base_formats)
+    plan = planned(task, limit, base_formats)
     # Refuses, before anything is written, what the model cannot have.
     with fitted(technique, base, run, plan, folder.parent) as adapted:
         inputs = {**task.inputs(), **_base_of(plan), "held_out": held_out, "versions": versions()}
         workspace = open_workspace(folder, inputs, resume) if processes.index == 0 else Workspace(folder)
+        if out is None:
+            run.progress.say(f"the run is in {folder}")
         if resume and workspace.result.is_file():
             return AdaptResult(folder, json.loads(workspace.result.read_text(encoding="utf-8")))
         before = example_losses(adapted, task.held_out, device)
@@ -171,28 +174,28 @@ def plan_adapt(
     Raises:
         FeatherweightError: the model, the data or a field does not do, or nothing fits the limit.
     """
+    limit = None if memory is None else parse_bytes(memory, "memory")
     check_device(device)
     technique = adapter_technique(method, {**(fields or {}), "data": str(data)})
     base, run = open_parent(model, cache, trust), Run(device=device)
     samples = read_samples(data)
     technique, _ = placed(technique, place, base, samples, run)
     rows = technique.packed(samples, base, run)
-    limit = None if memory is None else parse_bytes(memory, "memory")
     dtype = technique.compute_dtype(device)
     return plan_memory(base, technique, shape_of(technique, rows), limit, base_formats, device, dtype)
 
 
-def planned(task: Task, memory: str | int | None, base_formats: Sequence[str]) -> MemoryPlan | None:
+def planned(task: Task, limit: int | None, base_formats: Sequence[str]) -> MemoryPlan | None:
     """The plan for a limit; None where there is none.
 
     Raises:
         BudgetError: nothing fits.
     """
-    if memory is None:
+    if limit is None:
         return None
     shape, device = shape_of(task.technique, task.rows), task.run.device
     return plan_memory(
-        task.base, task.technique, shape, parse_bytes(memory, "memory"), base_formats, device,
+        task.base, task.technique, shape, limit, base_formats, device,
         task.technique.compute_dtype(device),
     )  # fmt: skip
 
