@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featherweight.core.budget import Budget as Budget
     from featherweight.core.recipe import Recipe as Recipe
+    from featherweight.core.scene_folder import read_images as read_images
+    from featherweight.core.scene_folder import read_scenes as read_scenes
     from featherweight.core.signal_files import Reading as Reading
     from featherweight.core.source import open_model as open_model
     from featherweight.core.technique import technique as technique
@@ -57,7 +59,8 @@ _WHERE = {
     "compare_optimizers": "verbs.compare_optimizers", "distill_component": "verbs.distill_component",
     "fit": "verbs.fit", "garak": "verbs.garak", "graft": "verbs.graft", "import_garak": "verbs.garak",
     "load_segmenter": "verbs.adapt_segmenter", "merge": "verbs.merge", "merge_onto": "verbs.merge",
-    "merge_recipe": "verbs.merge", "open_model": "core.source", "plan": "verbs.plan", "report": "verbs.report",
+    "merge_recipe": "verbs.merge", "open_model": "core.source", "plan": "verbs.plan",
+    "read_images": "core.scene_folder", "read_scenes": "core.scene_folder", "report": "verbs.report",
     "safety": "verbs.safety", "technique": "core.technique", "unmerge": "verbs.unmerge", "verify": "verbs.verify",
 }  # fmt: skip
 
@@ -65,7 +68,8 @@ __all__ = [
     "Budget", "GridSettings", "Reading", "Recipe", "Settings", "adapt", "adapt_segmenter", "adapter_export",
     "adapter_inspect", "adapter_place", "adapter_shrink", "adjudicate", "apply", "audit_component",
     "compare_optimizers", "distill_component", "fit", "garak", "graft", "grid", "import_garak", "load_segmenter",
-    "merge", "merge_onto", "merge_recipe", "open_model", "plan", "report", "safety", "technique", "unmerge", "verify",
+    "merge", "merge_onto", "merge_recipe", "open_model", "plan", "read_images", "read_scenes",
+    "report", "safety", "technique", "unmerge", "verify",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -26,7 +26,7 @@ def refused(
         assert ended.status == 2, ended
         assert ended.out == ""
         [line] = ended.err.splitlines()
-        assert re.fullmatch(r"featherweight: .+: .+; .+\.", line), line
+        assert re.fullmatch(r"featherweight: .+: .+; .+[.?]", line), line
         return line
 
     return run

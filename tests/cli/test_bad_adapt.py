@@ -33,7 +33,10 @@ def adapt(refused: Refused, tiny: Path, tmp_path: Path) -> Refused:
     [
         (("--rank", "65"), "rank 65: is above the size of model.layers.0.self_attn"),
         (("--rank", "0"), "lora.rank = 0"),
-        (("--set", "targets=[qproj]"), "'q_proj'"),
+        (
+            ("--set", "targets=[qproj]"),
+            "target module 'qproj': matches no linear of the model's blocks; did you mean 'q",
+        ),
         (("--method", "lore"), "'lora'"),
         (("--method", "rtn"), "trains no adapter"),
         (("--set", "ranks=4"), "field 'ranks' of lora: is unknown; did you mean 'rank'"),
@@ -42,6 +45,10 @@ def adapt(refused: Refused, tiny: Path, tmp_path: Path) -> Refused:
         (("--device", "tpu"), "is no device of this machine"),
         (("--resume",), "holds no run to resume"),
         (("--data", "/nowhere.jsonl"), "does not exist"),
+        (("--memory", "1MB"), "--memory 1.00 MB: "),
+        (("--memory", "3"), "has no unit; use one of B, kB, KB, MB, GB, TB, KiB, MiB, GiB, TiB."),
+        (("--method", "gpart", "--set", "dimension=999999"), "dimension 999999: is not from 1 to"),
+        (("--method", "matryoshka-lora", "--rank", "65"), "rank 65: is above the size of model.layers.0.self_attn"),
     ],
 )
 def test_options(adapt: Refused, options: tuple[object, ...], said: str) -> None:
@@ -66,6 +73,12 @@ def test_data(adapt: Refused, lines: tuple[object, ...], said: str) -> None:
 def test_no_utf_8(adapt: Refused, tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe4"}')
     assert "is not UTF-8" in adapt("--data", tmp_path / "latin.jsonl")
+
+
+def test_resuming_needs_the_folder(refused: Refused, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(json.dumps(CHAT))
+    said = refused("adapt", tiny, "--data", tmp_path / "data.jsonl", "--resume")
+    assert "--out: is missing; name the folder: that of the run to resume" in said
 
 
 def test_an_output_that_exists(refused: Refused, tiny: Path, tmp_path: Path) -> None:

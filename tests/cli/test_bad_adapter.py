@@ -82,6 +82,10 @@ class TestBase:
         other = tiny_model(models_folder, seed=7)
         said = refused("adapter", "export", folder, "--format", "gguf", "--model", other)
         assert "belongs to another base: " in said
+        held_out = folder.with_name("held-out.txt")
+        held_out.write_text("A text to measure on. " * 9)
+        said = refused("adapter", "inspect", folder, "--data", held_out, "--model", other)
+        assert "belongs to another base: " in said
 
     def test_unknown(self, refused: Refused, tiny: Path, tmp_path: Path) -> None:
         folder = lora_folder(tmp_path / "theirs", tiny, ours=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from typing import Any
 
 import pytest
@@ -55,11 +55,15 @@ def test_nothing_to_train_is_said() -> None:
         train(tiny_mask2former().requires_grad_(False))
 
 
-def test_a_detector_is_given_boxes_where_pillow_is_there() -> None:
-    if importlib.util.find_spec("PIL") is None:
-        with pytest.raises(MissingExtra, match="pip install pillow"):
-            scene_inputs(tiny_deformable_detr(), SCENES)
-        return
+def test_a_detector_says_that_it_needs_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtra, match="pip install pillow"):
+        scene_inputs(tiny_deformable_detr(), SCENES)
+    assert "mask_labels" in scene_inputs(tiny_mask2former(), SCENES)
+
+
+def test_a_detector_is_given_boxes() -> None:
+    pytest.importorskip("PIL", reason="needs the package pillow")
     model = tiny_deformable_detr()
     assert scene_inputs(model, SCENES)["labels"][0]["boxes"].shape == (len(SCENES.masks[0]), 4)
     losses = train(model, 8)

@@ -132,6 +132,33 @@ def test_interrupted_it_goes_on_to_the_same_adapter(tiny: Path, data: Path, run:
     assert len(read_ledger(out / "ledger.jsonl")) == 1
 
 
+def test_a_finished_run_keeps_no_state_and_resumes_to_its_result(tiny: Path, data: Path, run: AdaptResult) -> None:
+    assert not (run.folder / "training.pt").exists()
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    again = fw.adapt(tiny, data, run.folder, fields=FIELDS, resume=True)
+    assert again.facts == json.loads(before["result.json"])
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
+def test_the_card_says_what_is_known_and_how_to_load_it(tiny: Path, run: AdaptResult) -> None:
+    card = (run.folder / "README.md").read_text(encoding="utf-8")
+    assert "More Information Needed" not in card
+    assert f"{run.facts['held_out']['after']:.4f}" in card
+    names: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0].replace("FOLDER", str(run.folder)), names)
+    loaded = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(tiny), str(run.folder))
+    assert torch.equal(logits(names["model"]), logits(loaded))
+
+
+def test_without_a_folder_it_goes_to_runs(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [fw.adapt(tiny, data, fields={**FIELDS, "steps": 0}).folder for _ in range(2)]
+    assert folders == [Path(f"runs/{data.stem}-lora"), Path(f"runs/{data.stem}-lora-2")]
+    assert (folders[1] / "adapter_config.json").is_file()
+
+
 @pytest.mark.parametrize("method", ["matryoshka-lora"])
 def test_any_technique_that_trains_an_adapter(tiny: Path, data: Path, tmp_path: Path, method: str) -> None:
     run = fw.adapt(tiny, data, tmp_path / "run", method=method, fields={**FIELDS, "steps": 2})

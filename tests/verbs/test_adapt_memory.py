@@ -117,8 +117,3 @@ def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path, data: Path) 
         assert words in shown.output
     assert "what would lower it" in shown.output
     assert not (tmp_path / "out").exists()
-
-
-def test_without_a_folder_there_is_no_training(tmp_path: Path, data: Path) -> None:
-    shown = CliRunner().invoke(app, ["adapt", str(tiny_model(tmp_path)), "--data", str(data)])
-    assert shown.exit_code != 0

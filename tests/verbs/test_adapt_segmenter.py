@@ -17,7 +17,7 @@ from featherweight.core.module_fingerprint import module_fingerprint
 from featherweight.core.progress import Progress
 from featherweight.core.scenes import Scenes
 from featherweight.models.serial_adapter import SerialAdapter
-from featherweight.testing.segmenters import coloured_shapes, tiny_mask2former
+from featherweight.testing.segmenters import coloured_shapes, tiny_deformable_detr, tiny_mask2former
 
 SCENES = coloured_shapes(8)
 QUICK = {"steps": 2, "batch": 4, "learning_rate": 1e-2}
@@ -107,6 +107,25 @@ def test_the_controls_train_heads_or_everything(base: Any) -> None:
     assert all("class_predictor" in name or "mask_embedder" in name for name in changed)
 
 
+@pytest.mark.parametrize("method", ["lora", "adapters"])
+def test_a_detector_is_adapted_saved_and_loaded(method: Any, tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="needs the package pillow")
+    base = tiny_deformable_detr()
+    adapted = fw.adapt_segmenter(base, SCENES, tmp_path / "adapted", method=method, **{**QUICK, "steps": 24})
+    assert sum(adapted.losses[-6:]) < sum(adapted.losses[:6])
+    again = fw.load_segmenter(tiny_deformable_detr(), tmp_path / "adapted")
+    with torch.no_grad():
+        found, expected, before = (each(pixel_values=SCENES.images[:2]) for each in (again, adapted.model, base))
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.pred_boxes, expected.pred_boxes, rtol=1e-4, atol=1e-5)
+    assert float((expected.logits - before.logits).abs().max()) > 1e-4
+
+
+def test_a_path_is_no_scenes(base: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a path, and scenes are wanted; read it first: featherweight.read_scenes"):
+        fw.adapt_segmenter(base, tmp_path, method="lora")  # type: ignore[arg-type]
+
+
 def test_another_base_is_refused(base: Any, tmp_path: Path) -> None:
     for method in ("lora", "adapters"):
         fw.adapt_segmenter(base, SCENES, tmp_path / method, method=method, steps=0)  # type: ignore[arg-type]
@@ -156,3 +175,11 @@ def test_other_models_and_unknown_classes_are_refused(base: Any) -> None:
     two = Scenes(SCENES.images[:1], SCENES.masks[:1], (torch.full((len(SCENES.masks[0]),), 1),))
     with pytest.raises(DataError, match="has the class 1, and the model has 1 classes; number classes from 0"):
         fw.adapt_segmenter(base, two, method="lora")
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL", reason="needs the package pillow")
+    page = (Path(__file__).parents[2] / "docs" / "segmentation.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert (tmp_path / "cards" / "adapter_model.safetensors").is_file()

@@ -13,6 +13,7 @@ from featherweight.core.adapter_folder import read_adapter
 from featherweight.core.errors import DataError, OutputError, RecipeError
 from featherweight.core.source import open_folder
 from featherweight.testing.tiny import tiny_model
+from featherweight.verbs.adapt import plan_adapt
 from featherweight.verbs.adapter_place import adapter_place
 
 Command = Callable[..., Any]
@@ -77,6 +78,12 @@ class TestAdapt:
         facts = json.loads((tmp_path / "run" / "result.json").read_text())
         assert facts["placement"]["best"] == PLANTED
         assert facts["fields"]["targets"] == [PLANTED]
+
+    def test_the_plan_is_of_that_one_adapter(self, planted: Path, chats: Path) -> None:
+        fields = {"rank": 2, "length": 64}
+        one = plan_adapt(planted, chats, fields={**fields, "targets": [PLANTED]})
+        assert plan_adapt(planted, chats, fields=fields, place="auto").terms["adapter"] == one.terms["adapter"]
+        assert one.terms["adapter"] < plan_adapt(planted, chats, fields=fields).terms["adapter"]
 
     @pytest.mark.parametrize(
         ("options", "why"),

@@ -28,8 +28,9 @@ def test_a_model_and_a_text_are_compared_and_left_alone(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     weights = open_folder(folder).fingerprint
     result = compare_optimizers(
-        folder, names=["muon"], length=16, batch=2, memory="1GB", out=tmp_path / "trials.json", **QUICK
-    )
+        folder, names=["muon"], length=16, batch=2, memory="1GB", out=tmp_path / "trials.json",
+        page=tmp_path / "page.html", **QUICK,
+    )  # fmt: skip
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert open_folder(folder).fingerprint == weights
     assert {each.optimizer for each in result.scores} == {"adamw", "muon"}
@@ -39,12 +40,16 @@ def test_a_model_and_a_text_are_compared_and_left_alone(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "trials.json").read_text())
     assert len(record["trials"]) == 2 * 2 * 2
     assert record["verdict"]["winner"] == result.verdict.winner
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"Within the memory limit: {result.choice.optimizer}; " in page
+    assert "Winner: " in page or "No winner: " in page
+    assert 'id="chart-1"' in page
 
 
 def test_the_command_ends_with_tables_that_fit_and_a_verdict(command: Callable[..., Any], tmp_path: Path) -> None:
     ended = command(
         "compare-optimizers", "--optimizers", "sgd", "--steps", 4, "--rates", 2, "--seeds", 2, "--length", 16,
-        "--quiet", "--out", tmp_path / "t.json",
+        "--quiet", "--out", tmp_path / "t.json", "--page", tmp_path / "t.html",
     )  # fmt: skip
     assert ended.status == 0, ended
     assert "winner: " in ended.out
@@ -53,6 +58,8 @@ def test_the_command_ends_with_tables_that_fit_and_a_verdict(command: Callable[.
     assert len(rows) == 6
     assert max(map(len, rows)) <= 80
     assert (tmp_path / "t.json").is_file()
+    assert ended.out.splitlines()[-1] == f"picture {tmp_path / 't.html'}"
+    assert (tmp_path / "t.html").is_file()
 
 
 def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -69,5 +76,7 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None
     (tmp_path / "there.json").write_text("{}")
     with pytest.raises(OutputError, match="exists already"):
         compare_optimizers(out=tmp_path / "there.json")
+    with pytest.raises(OutputError, match="exists already"):
+        compare_optimizers(page=tmp_path / "there.json")
     with pytest.raises(DataError, match="does not exist"):
         compare_optimizers(tiny_model(tmp_path), tmp_path / "none.txt")

@@ -13,7 +13,9 @@ from featherweight.cli import options
 def adapt(
     model: options.Model,
     data: Annotated[Path, typer.Option(help="a .jsonl file of chats, prompts with completions or texts; or a .txt")],
-    out: Annotated[Path | None, typer.Option(help="folder of the run and of the adapter")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the run and of the adapter; by default runs/DATA-METHOD")
+    ] = None,
     method: Annotated[
         str, typer.Option(help="a technique that trains adapters, as `featherweight list` shows")
     ] = "lora",
@@ -55,7 +57,6 @@ def adapt(
     from featherweight.cli.fields import parsed_fields
     from featherweight.cli.memory_table import print_memory_plan
     from featherweight.cli.progress import progress
-    from featherweight.core.errors import RecipeError
     from featherweight.verbs.adapt import adapt as run
     from featherweight.verbs.adapt import plan_adapt
     from featherweight.verbs.report import report
@@ -68,12 +69,11 @@ def adapt(
     formats = base_format or []
     if plan:
         found = plan_adapt(
-            model, data, method=method, fields=fields, memory=memory, base_formats=formats, device=device, trust=trust
-        )
+            model, data, method=method, fields=fields, memory=memory, base_formats=formats, place=place, device=device,
+            trust=trust,
+        )  # fmt: skip
         print_memory_plan(found)
         return
-    if out is None:
-        raise RecipeError("--out", "is missing", "name the folder of the adapter, or ask for --plan alone")
     result = run(
         model, data, out, method=method, fields=fields, place=place, held_out=held_out, memory=memory,
         base_formats=formats, other_rows=other_rows, seed=seed, device=device, resume=resume, trust=trust,

@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 
 Folder = Annotated[Path, typer.Argument(help="a PEFT folder of LoRA or MatryoshkaLoRA, from here or elsewhere")]
+AnyFolder = Annotated[Path, typer.Argument(help="a PEFT folder of LoRA, MatryoshkaLoRA or GPart")]
 Base = Annotated[str | None, typer.Option(help="the model that it belongs to; by default the one that it names")]
 
 
@@ -38,23 +39,31 @@ def shrink(
 
 @app.command()
 def export(
-    folder: Folder,
+    folder: AnyFolder,
     rank: Annotated[int | None, typer.Option(help="rank of the result; all of it by default")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="instead of a rank: share of each module's squared norm to keep, 0.9")
+    ] = None,
     format: Annotated[str, typer.Option(help="peft (a folder) or gguf (a file for llama.cpp)")] = "peft",
     model: Base = None,
     kind: Annotated[str, typer.Option("--type", help="numbers of a GGUF file: F16 or F32")] = "F16",
     out: Annotated[Path | None, typer.Option(help="folder or file; by default FOLDER-rank-N")] = None,
+    quiet: options.Quiet = False,
 ) -> None:
-    """Writes an adapter at a rank for PEFT, vLLM or llama.cpp, and checks it there."""
+    """Writes an adapter at a rank for PEFT, vLLM or llama.cpp, checks it, and says what it lost."""
     from featherweight.cli.adapter_tables import print_exported
+    from featherweight.cli.progress import progress
     from featherweight.verbs.adapter_export import adapter_export
 
-    print_exported(adapter_export(folder, out, rank=rank, format=format, model=model, kind=kind))
+    exported = adapter_export(
+        folder, out, rank=rank, energy=energy, format=format, model=model, kind=kind, progress=progress(quiet)
+    )
+    print_exported(exported)
 
 
 @app.command()
 def inspect(
-    folder: Folder,
+    folder: AnyFolder,
     data: Annotated[Path | None, typer.Option(help="held-out .jsonl or .txt, for the loss at each rank")] = None,
     model: Base = None,
     rows: Annotated[int, typer.Option(help="most rows of data that are measured")] = 32,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -13,14 +13,16 @@ from featherweight.cli.tables import new_table, percent
 from featherweight.core.budget import format_bytes
 
 if TYPE_CHECKING:
+    from featherweight.export.gguf_adapter import AdapterReload
     from featherweight.measure.placement import Placement
     from featherweight.verbs.adapter_export import Exported
     from featherweight.verbs.adapter_inspect import Inspected
     from featherweight.verbs.adapter_place import Placed
     from featherweight.verbs.adapter_shrink import Shrunk
+    from featherweight.verbs.adapter_vector import Groups, Vector
 
 _BLOCK = re.compile(r".*?\.\d+\.")
-_SHOWN = 12
+_SHOWN, _WORST = 12, 5
 
 
 class _Named(Protocol):
@@ -75,27 +77,53 @@ def print_shrunk(result: Shrunk) -> None:
 
 
 def print_exported(result: Exported) -> None:
-    """What was written, and what llama.cpp made of it."""
+    """What was written, what it lost of the adapter, and what llama.cpp made of it."""
     console = Console()
     table = new_table("exported", "rank", "modules", "parameters", "file")
+    ranks = list(result.ranks.values())
     table.add_row(
-        result.format, str(result.rank), str(result.modules), f"{result.parameters:,}", format_bytes(result.bytes)
-    )
+        result.format, _range(ranks), str(len(ranks)), f"{result.parameters:,}", format_bytes(result.bytes)
+    )  # fmt: skip
     console.print(table)
+    if result.lost_in_all is not None:
+        _print_lost(console, result, result.lost_in_all)
     if result.reload is not None:
-        found = result.reload
-        console.print(
-            f"llama.cpp with it is {found.difference:.2g} nats from the merged model, without it {found.effect:.2g} "
-            f"({found.predictions} predictions)",
-            highlight=False,
-        )
+        _print_reload(console, result.reload)
     console.print(f"adapter {result.path}", highlight=False, soft_wrap=True)
 
 
+def _print_lost(console: Console, result: Exported, in_all: float) -> None:
+    """The modules that lost most, and all together: norm of what is missing over the norm of the change."""
+    table = new_table("lost of the change", "rank", "relative norm")
+    worst = sorted(result.lost, key=lambda module: -result.lost[module])[:_WORST]
+    for module in worst:
+        table.add_row(module, str(result.ranks[module]), percent(result.lost[module]))
+    table.add_row(f"all {len(result.lost)} modules", "", percent(in_all))
+    console.print(table)
+    if in_all**2 > 0.5:
+        console.print(
+            "more than half of the change's energy is missing: measure the result, or take a higher rank",
+            highlight=False,
+        )
+
+
+def _print_reload(console: Console, found: AdapterReload) -> None:
+    console.print(
+        f"llama.cpp with it is {found.difference:.2g} nats from the merged model, without it {found.effect:.2g} "
+        f"({found.predictions} predictions)",
+        highlight=False,
+    )
+    if not found.telling:
+        console.print("the adapter does so little that this cannot tell whether it is applied", highlight=False)
+
+
 def print_inspected(result: Inspected) -> None:
-    """Ranks and energy by kind of module, and the curve where it was measured."""
+    """Ranks and energy by kind of module, and the curve where it was measured; of a GPart adapter its vector."""
     console = Console()
     base = f", base {result.facts.base_name} ({result.facts.base[:12]})" if result.facts else ""
+    if result.vector is not None:
+        _print_vector(console, result.vector, base)
+        return
     console.print(
         f"{result.method}: {len(result.modules)} modules, {result.parameters:,} parameters, "
         f"{format_bytes(result.bytes)}{base}",
@@ -111,6 +139,54 @@ def print_inspected(result: Inspected) -> None:
     console.print(table)
     if result.curve is not None:
         _print_curve(console, result)
+    else:
+        console.print("the loss at each rank and the area under that curve: --data HELD_OUT.jsonl", highlight=False)
+
+
+def _print_vector(console: Console, found: Vector, base: str) -> None:
+    total, settings = sum(found.weights.values()), found.settings
+    console.print(
+        f"GPART: {found.dimension:,} numbers for {total:,} weights of {len(found.weights)} modules, "
+        f"{format_bytes(found.bytes)}{base}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    table = new_table("module", "of", "weights", "energy")
+    for kind, modules in _by_kind([_Weights(*each) for each in found.weights.items()]):
+        energy = percent(sum(found.shares[each.module] for each in modules)) if found.shares else "unknown"
+        table.add_row(kind, str(len(modules)), f"{sum(each.weights for each in modules):,}", energy)
+    console.print(table)
+    facts = new_table("what decides the change", "")
+    facts.add_row("seed", str(settings["seed"]))
+    facts.add_row("back end", f"{settings['backend']}, version {settings['backend_version']}")
+    facts.add_row("scope", "the whole model" if settings["scope"] == "model" else "each block for itself")
+    facts.add_row("groups", _groups(found))
+    facts.add_row("digest of the groups", _digest(settings["partition_digest"], found.groups))
+    facts.add_row("digest of the base", _digest(settings["base_digest"], None))
+    norm = "unknown without the base" if found.energy is None else f"{found.energy**0.5:.4g}"
+    facts.add_row("norm of the change", norm)
+    console.print(facts)
+
+
+class _Weights(NamedTuple):
+    module: str
+    weights: int
+
+
+def _groups(found: Vector) -> str:
+    groups = found.groups
+    if groups is None:
+        return "made from the base's weights"
+    if groups.smallest is None or groups.largest is None:
+        return "none: every number changes every weight"
+    size = f"{found.dimension:,}, {groups.smallest:,} to {groups.largest:,} weights each"
+    return size + (f"; {groups.empty:,} without any" if groups.empty else "")
+
+
+def _digest(value: str | None, groups: Groups | None) -> str:
+    known = value[:12] if value else "none"
+    if groups is None or groups.same is None:
+        return known
+    return known + (", the same here" if groups.same else ", but ANOTHER here: it cannot be loaded")
 
 
 def _print_curve(console: Console, result: Inspected) -> None:

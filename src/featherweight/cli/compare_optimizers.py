@@ -27,6 +27,7 @@ def compare_optimizers(
     length: Annotated[int, typer.Option(help="tokens of a row")] = 48,
     batch: Annotated[int, typer.Option(help="rows a step")] = 8,
     out: Annotated[Path | None, typer.Option(help="a .json file for every trial")] = None,
+    page: Annotated[Path | None, typer.Option(help="an HTML file for pictures of the trials")] = None,
     trust: options.Trust = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -39,7 +40,7 @@ def compare_optimizers(
     protocol = Protocol(steps=steps, rates=rates, factor=factor, seeds=seeds, weight_decay=weight_decay)
     names = [each.strip() for each in optimizers.split(",") if each.strip()]
     result = run(
-        model, data, names=names, protocol=protocol, memory=memory, length=length, batch=batch, out=out, trust=trust,
-        progress=progress(quiet),
+        model, data, names=names, protocol=protocol, memory=memory, length=length, batch=batch, out=out, page=page,
+        trust=trust, progress=progress(quiet),
     )  # fmt: skip
-    print_comparison(result, out)
+    print_comparison(result, out, page)

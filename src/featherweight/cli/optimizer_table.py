@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from featherweight.verbs.compare_optimizers import Comparison
 
 
-def print_comparison(result: Comparison, out: Path | None) -> None:
+def print_comparison(result: Comparison, out: Path | None, page: Path | None = None) -> None:
     """The comparison for people."""
     console, protocol = Console(), result.protocol
     console.print(
@@ -41,7 +41,8 @@ def print_comparison(result: Comparison, out: Path | None) -> None:
         )  # fmt: skip
     console.print(cost)
     console.print(
-        "basin: largest / smallest rate within 1 % of the best loss; tokens: until the loss that adamw ends at",
+        "basin: largest / smallest rate within 1 % of the best loss; tokens: until adamw's mean loss at the end "
+        "(never: some seed does not get there)",
         highlight=False,
     )
     winner = result.verdict.winner or "none"
@@ -55,6 +56,8 @@ def print_comparison(result: Comparison, out: Path | None) -> None:
                 console.print(f"  not {candidate.optimizer}: {candidate.rejected}", highlight=False)
     if out is not None:
         console.print(f"trials  {out}", highlight=False, soft_wrap=True)
+    if page is not None:
+        console.print(f"picture {page}", highlight=False, soft_wrap=True)
 
 
 def _number(loss: float) -> str:

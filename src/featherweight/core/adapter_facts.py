@@ -72,16 +72,25 @@ def require_base(adapter: Adapter, model: Model) -> None:
     Raises:
         AdapterError: the fingerprint is another, or a module is missing or of another shape.
     """
-    facts = read_facts(adapter.folder)
+    require_fingerprint(adapter.folder, model)
+    for module in adapter.factors:
+        _require_shape(adapter, module, model)
+
+
+def require_fingerprint(folder: Path, model: Model) -> None:
+    """Refuses an adapter folder that says that it belongs to another model.
+
+    Raises:
+        AdapterError: the fingerprint is another.
+    """
+    facts = read_facts(folder)
     if facts is not None and facts.base != model.fingerprint:
         raise AdapterError(
-            str(adapter.folder),
+            str(folder),
             f"belongs to another base: {facts.base_name} with the fingerprint {facts.base[:12]}, "
             f"and {model.folder} has {model.fingerprint[:12]}",
             "give that model with --model",
         )
-    for module in adapter.factors:
-        _require_shape(adapter, module, model)
 
 
 def _require_shape(adapter: Adapter, module: str, model: Model) -> None:

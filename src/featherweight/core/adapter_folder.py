@@ -122,7 +122,7 @@ def read_adapter(folder: Path, method: str = "LORA") -> Adapter:
     _require_plain(folder, config, method)
     sides: dict[str, dict[str, torch.Tensor]] = {}
     embeddings, carried = set(), {}
-    for name, entry in file_entries(_weights(folder)).items():
+    for name, entry in file_entries(weights_file(folder)).items():
         match = _FACTOR.fullmatch(name.removeprefix(PREFIX))
         if match is None:
             carried[name] = _carried(folder, name, entry)
@@ -152,8 +152,12 @@ def _require_plain(folder: Path, config: Mapping[str, Any], method: str) -> None
         )  # fmt: skip
 
 
-def _weights(folder: Path) -> Path:
-    """The file of tensors. A pickle can run code when it is loaded: it is never opened."""
+def weights_file(folder: Path) -> Path:
+    """The file of tensors. A pickle can run code when it is loaded: it is never opened.
+
+    Raises:
+        AdapterError: there is none, or only a pickle.
+    """
     if (folder / WEIGHTS).is_file():
         return folder / WEIGHTS
     if (folder / PICKLED).is_file():

@@ -17,9 +17,16 @@ def attach(module: Any, config: peft.PeftConfig, generator: torch.Generator) -> 
     """PEFT's wrapper of a module with a new adapter, whose initial values the generator decides."""
     import peft
 
-    with seeded(generator), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT reads what this transformers is about to rename
+    with seeded(generator), without_renamings():
         return peft.get_peft_model(module, config)
+
+
+@contextmanager
+def without_renamings() -> Iterator[None]:
+    """PEFT reads what this transformers is about to rename: its users cannot mend that, and are not told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 @contextmanager

@@ -65,13 +65,12 @@ def parse_margin(value: object, name: str, example: str = "2%") -> float:
     return share
 
 
-def parse_bytes(value: object, name: str) -> int:
-    """A number of bytes from "92MB" or an int."""
+def parse_bytes(value: object, name: str, shares: bool = False) -> int:
+    """A number of bytes from "92MB" or an int; `shares` says that whoever asks takes percentages too."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise BudgetError(f"--{name} {value!r}", "is not a number of bytes", "write for example 92MB or 90MiB")
     if isinstance(value, int):
         return int(_positive(value, value, name))
-    shares = name == "memory"
     number, unit = _split(value, name, "92MB, 90MiB or 45%" if shares else "92MB or 90MiB")
     if unit not in _BYTES:
         wrong = f"{unit!r} is no unit of memory" if unit else "has no unit"
@@ -85,7 +84,7 @@ def parse_memory(value: object, name: str = "memory") -> int | float:
         return parse_share(value, name, "45%")
     if isinstance(value, float):
         return parse_share(value, name, "45%")
-    return parse_bytes(value, name)
+    return parse_bytes(value, name, shares=True)
 
 
 def parse_seconds(value: object, name: str = "latency") -> float:

@@ -16,7 +16,7 @@ class FeatherweightError(Exception):
     """
 
     def __init__(self, what: str, why: str, mend: str) -> None:
-        super().__init__(f"{what}: {why}; {mend}.")
+        super().__init__(f"{what}: {why}; {mend}{'' if mend.endswith('?') else '.'}")
         self.what, self.why, self.mend = what, why, mend
 
 

@@ -24,7 +24,8 @@ def built(cls: type[T], fields: Mapping[str, Any], named: str, refused: type[Fea
     """
     unknown = [field for field in fields if field not in cls.model_fields]
     if unknown:
-        hint = nearest(unknown[0], cls.model_fields) or f"use one of {', '.join(cls.model_fields) or 'none'}"
+        known = f"use one of {', '.join(cls.model_fields)}" if cls.model_fields else "it has none"
+        hint = nearest(unknown[0], cls.model_fields) or known
         raise refused(f"field {unknown[0]!r} of {named}", "is unknown", hint)
     try:
         return cls(**fields)

@@ -93,6 +93,17 @@ def _pool(found: Mapping[str, Spectrum], by_cost: bool) -> _Pool:
     return _Pool(values.square()[order], score[order], module[order], tuple(found))
 
 
+def terms_for(squares: torch.Tensor, share: float) -> int:
+    """The fewest largest terms that hold a share of the sum.
+
+    Args:
+        squares: of singular values, descending.
+        share: in (0, 1].
+    """
+    sums = squares.cumsum(0)
+    return min(int(torch.searchsorted(sums, share * sums[-1])) + 1, len(squares))
+
+
 def ranks_for_energy(found: Mapping[str, Spectrum], energy: float, by_cost: bool = False) -> dict[str, int]:
     """The fewest terms that hold this share of the squared norm, and those that tie with the last of them.
 

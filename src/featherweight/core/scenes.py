@@ -1,7 +1,7 @@
 """Scenes: images with a mask and a class for every object in them, what instance segmentation trains and is judged on.
 
 Masks are as large as the images; an object without a pixel is no object. Where a model wants boxes, they are read off
-the masks.
+the masks. `core.scene_folder` reads them from files.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class Scenes:
         masks: bool [objects, height, width], one tensor a scene.
         classes: int64 [objects], one tensor a scene.
         source: what a person would call them, for errors.
+        labels: names of the classes, where they are known.
     """
 
     images: torch.Tensor
     masks: tuple[torch.Tensor, ...]
     classes: tuple[torch.Tensor, ...]
     source: str = "the scenes"
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or not self.images.is_floating_point():
@@ -58,7 +60,7 @@ class Scenes:
     def take(self, rows: Sequence[int]) -> Scenes:
         """Some of the scenes, in the given order."""
         masks, classes = tuple(self.masks[row] for row in rows), tuple(self.classes[row] for row in rows)
-        return Scenes(self.images[list(rows)], masks, classes, self.source)
+        return Scenes(self.images[list(rows)], masks, classes, self.source, self.labels)
 
 
 def boxes(masks: torch.Tensor) -> torch.Tensor:

@@ -77,6 +77,15 @@ def check_free(folder: Path, resume: bool) -> None:
         raise OutputError(str(folder), f"cannot be made: {nearest} is not writable", "choose another folder")
 
 
+def numbered(base: Path) -> Path:
+    """A folder that does not exist yet: this one, or the same with -2, -3 and so on."""
+    number, folder = 1, base
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
 def measurements_of(run: Path, model: str) -> Path:
     """Where an earlier run of a model keeps its measurements.
 

@@ -36,22 +36,22 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> Path:
             environment: names and versions that the numbers were measured with.
     """
     sections = [
-        _front_matter(facts),
+        front_matter(_matter(facts)),
         f"# {facts['name']}\n\n{_introduction(facts)}",
         _section("Measured", _measured(facts.get("measured", ()))),
         _section("Load it", _loading(facts)),
         _section("Recipe", f"```yaml\n{facts['recipe'].strip()}\n```" if facts.get("recipe") else ""),
         _section("Lineage", _lineage(facts.get("lineage", ()))),
         _section("Notes", "\n".join(f"- {note}" for note in facts.get("notes", ()))),
-        _section("Environment", _table(("what", "version"), list(facts.get("environment", {}).items()))),
+        _section("Environment", table(("what", "version"), list(facts.get("environment", {}).items()))),
     ]
     path = folder / "README.md"
     path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
     return path
 
 
-def _front_matter(facts: Mapping[str, Any]) -> str:
-    matter = {
+def _matter(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "library_name": FORMATS[facts["format"]],
         "pipeline_tag": "text-generation",
         "base_model": facts.get("base_model"),
@@ -59,6 +59,10 @@ def _front_matter(facts: Mapping[str, Any]) -> str:
         "language": list(facts.get("languages", ())),
         "tags": ["featherweight", *facts.get("tags", ())],
     }
+
+
+def front_matter(matter: Mapping[str, Any]) -> str:
+    """What the hub reads at the head of a card; what is empty is left out."""
     known = {key: value for key, value in matter.items() if value}
     return f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---"
 
@@ -83,7 +87,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return _table(("", "parent", "this model", "ratio"), cells)
+    return table(("", "parent", "this model", "ratio"), cells)
 
 
 def _quantity(row: Mapping[str, Any]) -> str:
@@ -103,7 +107,8 @@ def _ratio(parent: Any, result: Any) -> str:
     return f"{result / parent:.3f}" if numbers and parent else ""
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as Markdown; nothing where there are none."""
     if not rows:
         return ""
     lines = [header, ["---"] * len(header), *rows]
@@ -115,7 +120,7 @@ def _cell(value: Any) -> str:
 
 
 def _lineage(rows: Sequence[Mapping[str, Any]]) -> str:
-    return _table(("step", "receipt"), [(row["step"], f"`{row['receipt']}`") for row in rows])
+    return table(("step", "receipt"), [(row["step"], f"`{row['receipt']}`") for row in rows])
 
 
 def _loading(facts: Mapping[str, Any]) -> str:

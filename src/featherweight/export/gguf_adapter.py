@@ -47,6 +47,11 @@ class AdapterReload:
     difference: float
     effect: float
 
+    @property
+    def telling(self) -> bool:
+        """Whether an adapter that llama.cpp did not apply would have been found out."""
+        return self.effect > _FLOOR
+
 
 def write_gguf_adapter(adapter: Adapter, model: Model, path: Path, kind: AdapterType = "F16") -> None:
     """Writes an adapter as one GGUF file: whole, or not at all.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,17 +33,59 @@ def lay_out(config: GPartConfig, adapter: str, layers: Mapping[str, GPartLayer])
     layout = [[name, *_weight(layer).shape, _bias(config, layer)] for name, layer in layers.items()]
     _require_layout(config, layout)
     _require_same(config, "base_digest", base_digest(list(layers.values())), _OTHER_WEIGHTS)
-    digests, first = [], 0
-    for ordinal, names in enumerate(_scopes(config, list(layers)).values()):
-        groups = share_of(config.dimension, len(_scopes(config, list(layers))), ordinal)
-        members = [layers[name] for name in names]
-        linear_map = _map(config, members, groups, config.seed + ordinal)
-        digests.append(linear_map.digest)
-        _stretches(config, adapter, members, linear_map, first)
-        first += groups
-    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
-    _require_same(config, "partition_digest", digest, _OTHER_GROUPS)
+    maps = maps_of(config, layout, {name: _values(config, layer) for name, layer in layers.items()})
+    for part in maps:
+        _stretches(config, adapter, [layers[name] for name in part.modules], part)
+    _require_same(config, "partition_digest", partition_digest(maps), _OTHER_GROUPS)
     config.layout = layout
+
+
+@dataclass(frozen=True)
+class ScopedMap:
+    """A map of a model, or of one block of it.
+
+    Attributes:
+        map: from its part of the vector to its modules' entries.
+        first: where its part of the vector begins.
+        modules: by name, in order.
+    """
+
+    map: LinearMap
+    first: int
+    modules: tuple[str, ...]
+
+
+def maps_of(
+    config: GPartConfig, layout: Sequence[Sequence[Any]], values: Mapping[str, Sequence[torch.Tensor]] | None = None
+) -> list[ScopedMap]:
+    """The maps of an adapter.
+
+    Args:
+        config: its settings.
+        layout: name, rows, columns and bias entries of every module.
+        values: the modules' weights and biases, which only `signed_magnitude` reads.
+    """
+    sizes = {name: rows * columns + bias for name, rows, columns, bias in layout}
+    scopes, found, first = _scopes(config, list(sizes)), [], 0
+    for ordinal, names in enumerate(scopes.values()):
+        groups, seed = share_of(config.dimension, len(scopes), ordinal), config.seed + ordinal
+        linear_map: LinearMap
+        if config.backend == "fastfood":
+            linear_map = Fastfood(sum(sizes[name] for name in names), groups, seed)
+        else:
+            wanted = names if config.backend == "signed_magnitude" else []
+            weights = [each for name in wanted for each in (values or {})[name]]
+            linear_map = partition(
+                config.backend, [sizes[name] for name in names], groups, seed, weights, config.isometric
+            )
+        found.append(ScopedMap(linear_map, first, tuple(names)))
+        first += groups
+    return found
+
+
+def partition_digest(maps: Sequence[ScopedMap]) -> str:
+    """What tells these maps from others."""
+    return hashlib.sha256("".join(each.map.digest for each in maps).encode()).hexdigest()
 
 
 def share_of(dimension: int, blocks: int, ordinal: int) -> int:
@@ -79,27 +122,17 @@ def _scopes(config: GPartConfig, names: Sequence[str]) -> dict[str, list[str]]:
     return scopes
 
 
-def _map(config: GPartConfig, layers: Sequence[GPartLayer], groups: int, seed: int) -> LinearMap:
-    sizes = [_weight(layer).numel() + _bias(config, layer) for layer in layers]
-    if config.backend == "fastfood":
-        return Fastfood(sum(sizes), groups, seed)
-    weights: list[torch.Tensor] = []
-    if config.backend == "signed_magnitude":
-        for layer in layers:
-            base = layer.linear
-            weights += [base.weight] + ([base.bias] if _bias(config, layer) else [])
-    return partition(config.backend, sizes, groups, seed, weights, config.isometric)
-
-
-def _stretches(
-    config: GPartConfig, adapter: str, layers: Sequence[GPartLayer], linear_map: LinearMap, first: int
-) -> None:
+def _stretches(config: GPartConfig, adapter: str, layers: Sequence[GPartLayer], part: ScopedMap) -> None:
     start = 0
     for layer in layers:
         rows, columns = _weight(layer).shape
-        stretch = Stretch(linear_map, first, start, (rows, columns), _bias(config, layer))
+        stretch = Stretch(part.map, part.first, start, (rows, columns), _bias(config, layer))
         layer.gpart_stretches[adapter] = stretch
         start = stretch.stop + stretch.bias
+
+
+def _values(config: GPartConfig, layer: GPartLayer) -> list[torch.Tensor]:
+    return [layer.linear.weight] + ([layer.linear.bias] if _bias(config, layer) else [])
 
 
 def _weight(layer: GPartLayer) -> Any:

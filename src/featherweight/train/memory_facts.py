@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from featherweight.core.architecture import block_index
+from featherweight.core.attach import without_renamings
 from featherweight.core.batch import Batch
 from featherweight.core.formats import FLOATS, get
 from featherweight.core.lazy import torch
@@ -94,7 +95,8 @@ def trained_parameters(model: Model, method: Any) -> int:
     """Numbers that the method trains on the whole model, which need not be in memory for that."""
     import peft
 
-    adapted = peft.get_peft_model(model.skeleton(), method.peft_config(model))
+    with without_renamings():
+        adapted = peft.get_peft_model(model.skeleton(), method.peft_config(model))
     return sum(each.numel() for each in adapted.parameters() if each.requires_grad)
 
 
@@ -142,12 +144,13 @@ def _one_block(model: Model, method: Any, device: str, dtype: torch.dtype) -> An
     # Later blocks get an input that needs a gradient, so this one does too.
     anchor = torch.zeros((), requires_grad=True, device=device, dtype=dtype)
     module.get_input_embeddings().register_forward_hook(lambda layer, args, output: output + anchor)
-    try:
-        config = method.peft_config(small)
-        return peft.get_peft_model(module, config).train()
-    except Exception:  # it wants modules of other blocks: an adapter on every linear is the most that can be
-        config = peft.LoraConfig(r=8, target_modules="all-linear")
-        return peft.get_peft_model(module, config).train()
+    with without_renamings():
+        try:
+            config = method.peft_config(small)
+            return peft.get_peft_model(module, config).train()
+        except Exception:  # it wants modules of other blocks: an adapter on every linear is the most that can be
+            config = peft.LoraConfig(r=8, target_modules="all-linear")
+            return peft.get_peft_model(module, config).train()
 
 
 def _random_batch(shape: Shape, vocabulary: int) -> Batch:

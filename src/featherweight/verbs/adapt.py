@@ -26,7 +26,7 @@ from featherweight.core.run import Run
 from featherweight.core.samples import read_samples, split_samples
 from featherweight.core.store import key_of
 from featherweight.core.technique import build, find, techniques
-from featherweight.core.workspace import Workspace, check_free, open_workspace
+from featherweight.core.workspace import Workspace, check_free, numbered, open_workspace
 from featherweight.train.adapter_technique import AdapterTechnique
 from featherweight.train.fitted import fitted, shape_of
 from featherweight.train.held_out import example_losses, mean_loss
@@ -53,7 +53,7 @@ class AdaptResult:
 def adapt(
     model: str | Path,
     data: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     method: str = "lora",
     fields: Mapping[str, Any] | None = None,
@@ -74,7 +74,7 @@ def adapt(
     Args:
         model: the base, which is not changed.
         data: a .jsonl file of chats, prompts with completions or texts, or a text.
-        out: the folder of the run and of the adapter.
+        out: the folder of the run and of the adapter; None = runs/<data>-<method>, numbered where it exists.
         method: a technique that trains adapters: lora, matryoshka-lora, ...
         fields: of that technique.
         place: "auto" probes the linears first and adapts one, the best (`verbs.adapter_place`); None = `fields` decide.
@@ -95,22 +95,28 @@ def adapt(
     """
     started = time.perf_counter()
     technique, processes = adapter_technique(method, {**(fields or {}), "data": str(data)}), Processes()
+    limit = None if memory is None else parse_bytes(memory, "memory")
     check_device(device)
     if other_rows < 2:
         raise RecipeError(f"other_rows {other_rows}", "give no interval", "ask for at least 2")
+    folder = _folder(out, data, technique.name, resume or processes.several)
     if processes.index == 0:
-        check_free(Path(out), resume)
+        check_free(folder, resume)
     samples = split_samples(read_samples(data), _share(held_out), seed)
     base = open_parent(model, cache, trust)
     run = Run(seed=seed, device=device, parent=base, progress=progress or Progress())
     technique, placement = placed(technique, place, base, samples[0], run)
     training, judged = (technique.packed(each, base, run) for each in samples)
     task = Task(str(model), base, technique, training, judged, run)
-    plan = planned(task, memory, base_formats)
+    plan = planned(task, limit, base_formats)
     # Refuses, before anything is written, what the model cannot have.
-    with fitted(technique, base, run, plan, Path(out).parent) as adapted:
+    with fitted(technique, base, run, plan, folder.parent) as adapted:
         inputs = {**task.inputs(), **_base_of(plan), "held_out": held_out, "versions": versions()}
-        workspace = open_workspace(Path(out), inputs, resume) if processes.index == 0 else Workspace(Path(out))
+        workspace = open_workspace(folder, inputs, resume) if processes.index == 0 else Workspace(folder)
+        if out is None:
+            run.progress.say(f"the run is in {folder}")
+        if resume and workspace.result.is_file():
+            return AdaptResult(folder, json.loads(workspace.result.read_text(encoding="utf-8")))
         before = example_losses(adapted, task.held_out, device)
         kept = Kept(workspace.folder / STATE, resume=resume, facts={"run": key_of(inputs)})
         trained = _train(task, adapted, kept, plan)
@@ -121,7 +127,16 @@ def adapt(
     facts |= {"placement": placement} if placement else {}
     facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
     workspace.write(workspace.result, json.dumps(facts, indent=1))
+    (folder / STATE).unlink(missing_ok=True)
     return AdaptResult(workspace.folder, facts)
+
+
+def _folder(out: str | Path | None, data: str | Path, method: str, named: bool) -> Path:
+    if out is not None:
+        return Path(out)
+    if named:
+        raise RecipeError("--out", "is missing", "name the folder: that of the run to resume, or one for all processes")
+    return numbered(Path("runs") / f"{Path(data).stem}-{method}")
 
 
 def _base_of(plan: MemoryPlan | None) -> dict[str, str]:
@@ -137,6 +152,7 @@ def plan_adapt(
     fields: Mapping[str, Any] | None = None,
     memory: str | int | None = None,
     base_formats: Sequence[str] = (),
+    place: str | None = None,
     device: str = "cpu",
     trust: bool = False,
     cache: Path | None = None,
@@ -150,6 +166,7 @@ def plan_adapt(
         fields: of that technique.
         memory: most that this process may have resident, or its tensors on a GPU; None = no limit.
         base_formats: formats to which the frozen base may be rounded if it does not fit otherwise.
+        place: as of `adapt`; "auto" runs the probe.
         device: "cpu" or "cuda".
         trust: allow pickled weights.
         cache: where converted models are kept.
@@ -157,26 +174,28 @@ def plan_adapt(
     Raises:
         FeatherweightError: the model, the data or a field does not do, or nothing fits the limit.
     """
+    limit = None if memory is None else parse_bytes(memory, "memory")
     check_device(device)
     technique = adapter_technique(method, {**(fields or {}), "data": str(data)})
-    base, run = open_parent(model, cache, trust), Run()
-    rows = technique.packed(read_samples(data), base, run)
-    limit = None if memory is None else parse_bytes(memory, "memory")
+    base, run = open_parent(model, cache, trust), Run(device=device)
+    samples = read_samples(data)
+    technique, _ = placed(technique, place, base, samples, run)
+    rows = technique.packed(samples, base, run)
     dtype = technique.compute_dtype(device)
     return plan_memory(base, technique, shape_of(technique, rows), limit, base_formats, device, dtype)
 
 
-def planned(task: Task, memory: str | int | None, base_formats: Sequence[str]) -> MemoryPlan | None:
+def planned(task: Task, limit: int | None, base_formats: Sequence[str]) -> MemoryPlan | None:
     """The plan for a limit; None where there is none.
 
     Raises:
         BudgetError: nothing fits.
     """
-    if memory is None:
+    if limit is None:
         return None
     shape, device = shape_of(task.technique, task.rows), task.run.device
     return plan_memory(
-        task.base, task.technique, shape, parse_bytes(memory, "memory"), base_formats, device,
+        task.base, task.technique, shape, limit, base_formats, device,
         task.technique.compute_dtype(device),
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """adapt_segmenter: an instance segmenter learns new scenes; what was tuned is a small folder beside the model.
 
     import featherweight as fw
+    scenes = fw.read_scenes("photos", size=(384, 384))                              # with COCO annotations
     adapted = fw.adapt_segmenter(model, scenes, "street", reference=old_images)     # LoRA or serial adapters
     model = fw.load_segmenter(fresh_model, "street")
 
@@ -167,6 +168,11 @@ def load_segmenter(model: Any, folder: str | Path) -> Any:
 def _require_arguments(
     model: Any, scenes: Scenes, method: str, reference: torch.Tensor | None, out: str | Path | None, steps: int
 ) -> None:
+    if isinstance(scenes, str | Path):
+        raise DataError(
+            str(scenes), "is a path, and scenes are wanted",
+            f"read it first: featherweight.read_scenes({str(scenes)!r}, size=(384, 384))",
+        )  # fmt: skip
     if method not in METHODS:
         raise RecipeError(f"method {method!r}", "is unknown", f"use one of {', '.join(METHODS)}")
     if method == "auto" and reference is None:

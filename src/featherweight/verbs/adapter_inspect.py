@@ -1,5 +1,7 @@
 """adapter inspect: the ranks of an adapter, where its energy is, its size; on held-out data its loss at each rank.
 
+A GPart adapter has no ranks: its vector and groups are shown (`verbs.adapter_vector`).
+
     import featherweight as fw
     fw.adapter_inspect("runs/support", data="held-out.jsonl").curve.aurac
 
@@ -10,20 +12,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from featherweight.core.adapter_facts import AdapterFacts, read_facts
-from featherweight.core.adapter_folder import Adapter, adapter_bytes, read_config
+from featherweight.core.adapter_folder import Adapter, adapter_bytes
 from featherweight.core.batch import Batch
-from featherweight.core.errors import DataError, OutputError
-from featherweight.core.lazy import torch
+from featherweight.core.errors import AdapterError, DataError, OutputError
 from featherweight.core.model import Model
-from featherweight.core.rank_allocation import Spectrum, spectra
+from featherweight.core.rank_allocation import Spectrum, spectra, terms_for
 from featherweight.core.whole import whole_file
 from featherweight.measure.rank_curve import RankCurve, rank_curve
 from featherweight.report.adapter_charts import loss_by_rank, ranks_heatmap
 from featherweight.report.figures_page import Figure, write_page
-from featherweight.verbs.adapter_source import NESTED, base_of, open_adapter
+from featherweight.verbs.adapter_source import GPART, base_of, method_of, open_adapter, wrapped
+from featherweight.verbs.adapter_vector import Vector, inspect_vector
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ class Inspected:
         folder: where it is.
         method: PEFT's name of it.
         facts: what the folder says of its base; None for one from elsewhere.
-        modules: in the order of the file.
-        parameters: of all factors.
+        modules: in the order of the file; none of a GPart adapter.
+        parameters: of all factors, or of the vector.
         bytes: of the file of tensors.
-        energy: squared norm of the whole change.
+        energy: squared norm of the whole change; None where the base would be needed for it.
         curve: held-out loss at each rank; None without data.
+        vector: of a GPart adapter.
     """
 
     folder: Path
@@ -67,8 +69,9 @@ class Inspected:
     modules: tuple[InspectedModule, ...]
     parameters: int
     bytes: int
-    energy: float
+    energy: float | None
     curve: RankCurve | None
+    vector: Vector | None = None
 
 
 def adapter_inspect(
@@ -85,7 +88,7 @@ def adapter_inspect(
     """Looks at an adapter, and changes nothing.
 
     Args:
-        folder: a PEFT folder of LoRA or MatryoshkaLoRA, ours or not.
+        folder: a PEFT folder of LoRA, MatryoshkaLoRA or GPart, ours or not.
         data: held-out chats or texts (.jsonl, .txt); None = no curve.
         model: its base; None = the one that the folder names.
         rows: most rows of data that are measured.
@@ -102,45 +105,49 @@ def adapter_inspect(
     source = Path(folder)
     if page is not None and Path(page).exists():
         raise OutputError(str(page), "exists already", "choose another file or remove it")
-    adapter = open_adapter(source)
-    curve = None
-    if data is not None:
-        base = base_of(adapter, model, cache)
-        curve = rank_curve(_adapted(base, source, device), _batches(base, data, rows, length, device))
-    found = spectra(adapter)
-    total = sum(float(each.values.square().sum()) for each in found.values())
-    modules = tuple(_module(adapter, name, each, total) for name, each in found.items())
-    result = Inspected(
-        source, str(read_config(source).get("peft_type")), read_facts(source), modules, adapter.parameters,
-        adapter_bytes(adapter), total, curve,
-    )  # fmt: skip
+    if method_of(source) == GPART:
+        result = _vector(source, data)
+    else:
+        result = _factors(source, data, model, rows, length, device, cache)
     if page is not None:
         with whole_file(Path(page)) as draft:
             write_page(draft, f"The adapter {source.name}", _sentences(result), _figures(result))
     return result
 
 
+def _vector(source: Path, data: str | Path | None) -> Inspected:
+    if data is not None:
+        raise AdapterError(
+            str(source), "is a GPart adapter, which has no ranks to measure a loss at",
+            "leave the data out, or write it as LoRA first: adapter export --rank 8",
+        )  # fmt: skip
+    found = inspect_vector(source)
+    return Inspected(source, GPART, read_facts(source), (), found.dimension, found.bytes, found.energy, None, found)
+
+
+def _factors(
+    source: Path, data: str | Path | None, model: str | None, rows: int, length: int, device: str, cache: Path | None
+) -> Inspected:
+    adapter = open_adapter(source)
+    curve = None
+    if data is not None:
+        base = base_of(adapter, model, cache)
+        curve = rank_curve(wrapped(base.module().to(device), source), _batches(base, data, rows, length, device))
+    found = spectra(adapter)
+    total = sum(float(each.values.square().sum()) for each in found.values())
+    modules = tuple(_module(adapter, name, each, total) for name, each in found.items())
+    return Inspected(
+        source, method_of(source), read_facts(source), modules, adapter.parameters,
+        adapter_bytes(adapter), total, curve,
+    )  # fmt: skip
+
+
 def _module(adapter: Adapter, name: str, found: Spectrum, total: float) -> InspectedModule:
     squares = found.values.square()
     own = float(squares.sum())
-    ranks = [_terms(squares, share) if own else 0 for share in (0.95, 0.99)]
+    ranks = [terms_for(squares, share) if own else 0 for share in (0.95, 0.99)]
     factors = adapter.factors[name]
     return InspectedModule(name, factors.rank, factors.parameters, own / total if total else 0.0, *ranks)
-
-
-def _terms(squares: torch.Tensor, share: float) -> int:
-    """The fewest largest terms that hold a share of the sum."""
-    sums = squares.cumsum(0)
-    return int(torch.searchsorted(sums, share * sums[-1])) + 1
-
-
-def _adapted(base: Model, folder: Path, device: str) -> Any:
-    import peft
-
-    if read_config(folder).get("peft_type") == NESTED:
-        import featherweight.models.matryoshka_lora  # noqa: F401  (PEFT knows the method from here on)
-    module = base.module().to(device)
-    return peft.PeftModel.from_pretrained(module, str(folder)).eval()
 
 
 def _batches(base: Model, data: str | Path, rows: int, length: int, device: str) -> list[Batch]:
@@ -155,6 +162,12 @@ def _batches(base: Model, data: str | Path, rows: int, length: int, device: str)
 
 
 def _sentences(result: Inspected) -> list[str]:
+    if result.vector is not None:
+        return [
+            f"{result.method}, {len(result.vector.weights)} modules, {sum(result.vector.weights.values()):,} weights "
+            f"that {result.parameters:,} numbers change.",
+            "A seed decides which weights share a number, so a module's energy is about its share of the weights.",
+        ]
     said = [f"{result.method}, {len(result.modules)} modules, {result.parameters:,} parameters."]
     if result.curve is not None:
         area = result.curve.aurac
@@ -168,17 +181,15 @@ def _sentences(result: Inspected) -> list[str]:
 def _figures(result: Inspected) -> list[Figure]:
     share = {each.module: each.share for each in result.modules}
     needed = {each.module: float(each.rank_95) for each in result.modules}
-    figures = [
-        Figure(
-            "Share of the adapter's energy, by block and module",
-            ranks_heatmap(share, {name: f"{value:.2%}" for name, value in share.items()}, "share"),
-        ),
-        Figure(
-            "Rank that holds 95 % of a module's energy",
-            ranks_heatmap(needed, {each.module: f"{each.rank_95} of {each.rank}" for each in result.modules}, "rank"),
-        ),
-    ]
+    figures = []
     if result.curve is not None:
         chart = loss_by_rank(result.curve.ranks, result.curve.losses, result.curve.base)
-        figures.insert(0, Figure("Held-out loss at each rank", chart))
+        figures.append(Figure("Held-out loss at each rank", chart))
+    if energies := dict(result.vector.shares) if result.vector else share:
+        notes = {name: f"{value:.2%}" for name, value in energies.items()}
+        chart = ranks_heatmap(energies, notes, "share")
+        figures.append(Figure("Share of the adapter's energy, by block and module", chart))
+    if needed:
+        notes = {each.module: f"{each.rank_95} of {each.rank}" for each in result.modules}
+        figures.append(Figure("Rank that holds 95 % of a module's energy", ranks_heatmap(needed, notes, "rank")))
     return figures

@@ -20,6 +20,7 @@ from featherweight.core.packing import PackedRows
 from featherweight.core.receipt import surroundings, versions
 from featherweight.core.run import Run
 from featherweight.core.workspace import Workspace
+from featherweight.export.adapter_card import CARD, adapter_card
 from featherweight.measure.held_out import HeldOutLoss, compare_losses
 from featherweight.measure.quality import Quality, Scores, by_domain, score, summarize
 from featherweight.train.adapter_technique import AdapterTechnique
@@ -113,6 +114,7 @@ def save_adapter(adapted: Any, folder: Path, facts: AdapterFacts, probe: torch.T
         draft = Path(name)
         adapted.peft_config["default"].base_model_name_or_path = facts.base_name
         adapted.save_pretrained(draft, save_embedding_layers=False)
+        (draft / CARD).unlink(missing_ok=True)  # PEFT's is a form to be filled in
         write_facts(draft, facts)
         _check_reload(adapted, draft, probe)
         files = sorted(draft.iterdir(), key=lambda each: (each.name == CONFIG, each.name))
@@ -186,7 +188,7 @@ def publish(
     facts = AdapterFacts(task.base.fingerprint, task.name, task.technique.name, versions()["featherweight"], (line,))
     probe = task.held_out.batch([0]).ids.to(task.run.device)
     nbytes = save_adapter(adapted, workspace.folder, facts, probe)
-    return {
+    result = {
         "kind": "adapter",
         **task.facts(),
         "adapter": {"parameters": _trained_parameters(adapted), "bytes": nbytes},
@@ -202,6 +204,8 @@ def publish(
             "memory_plan": trained.memory,
         },
     }
+    workspace.write(workspace.folder / CARD, adapter_card(result))
+    return result
 
 
 def _trained_parameters(adapted: Any) -> int:

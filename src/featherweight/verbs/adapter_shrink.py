@@ -35,7 +35,7 @@ from featherweight.core.receipt import versions
 from featherweight.core.whole import whole_folder
 from featherweight.report.adapter_charts import ranks_heatmap
 from featherweight.report.figures_page import Figure, write_page
-from featherweight.verbs.adapter_source import open_adapter, weights_digest
+from featherweight.verbs.adapter_source import beside, open_adapter, weights_digest
 
 PAGE, TABLE = "ranks.html", "ranks.json"
 
@@ -111,7 +111,7 @@ def adapter_shrink(
         OutputError: the folder exists.
     """
     source = Path(folder)
-    target = Path(out) if out is not None else source.with_name(f"{source.name}-shrunk")
+    target = Path(out) if out is not None else beside(source, "-shrunk")
     if sum(each is not None for each in (energy, parameters, size)) != 1:
         raise AdapterError(
             f"shrinking {source}", "needs one of energy, parameters and size", "give exactly one, such as --energy 0.95"

@@ -1,7 +1,7 @@
 """compare_optimizers: a bake-off with equal tuning, its verdict, and what to use within a memory limit.
 
     import featherweight as fw
-    fw.compare_optimizers()                                            # a small Llama of characters
+    fw.compare_optimizers(page="optimizers.html")                      # a small Llama of characters, and pictures
     fw.compare_optimizers("smollm2-135m", "notes.txt", memory="600MB", steps=60, seeds=2)
 
 AdamW always takes part. A model of yours is trained as a whole, in float32, `optimizers x rates x seeds` times, and
@@ -24,6 +24,8 @@ from featherweight.core.receipt import versions
 from featherweight.core.source import open_model
 from featherweight.core.whole import whole_file
 from featherweight.plan.optimizer_choice import Choice, Score, Verdict, check_fits, choose_optimizer, scores, verdict
+from featherweight.report.figures_page import write_page
+from featherweight.report.optimizer_charts import figures
 from featherweight.train.bake_off import Protocol, Trial, Workload, bake_off
 from featherweight.train.optimizer_state import StateBytes, state_bytes
 from featherweight.train.optimizers import BASELINE, embeddings_of, find_optimizer
@@ -67,6 +69,7 @@ def compare_optimizers(
     length: int = 48,
     batch: int = 8,
     out: str | Path | None = None,
+    page: str | Path | None = None,
     trust: bool = False,
     progress: Progress | None = None,
     **changes: Any,
@@ -82,6 +85,7 @@ def compare_optimizers(
         length: tokens of a row.
         batch: rows a step.
         out: a .json file for every trial; None = nowhere.
+        page: an .html file for pictures of them, with the verdict; None = nowhere.
         trust: allow pickled weights.
         progress: shows what is going on.
         changes: to the protocol, such as steps=60.
@@ -90,7 +94,7 @@ def compare_optimizers(
         FeatherweightError: an unknown or missing optimizer, too little text, a limit that nothing meets.
     """
     settings = replace(protocol or Protocol(), **changes)
-    _check(settings, length, batch, out)
+    _check(settings, length, batch, out, page)
     entrants = list(dict.fromkeys([BASELINE, *(find_optimizer(each).name for each in names)]))
     limit = None if memory is None else parse_bytes(memory, "memory")
     workload = _workload(model, data, settings, length, batch, trust)
@@ -106,10 +110,26 @@ def compare_optimizers(
     if out is not None:
         with whole_file(Path(out)) as draft:
             draft.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
+    if page is not None:
+        with whole_file(Path(page)) as draft:
+            write_page(draft, f"Optimizers on {result.workload}", sentences(result), figures(result.to_dict()))
     return result
 
 
-def _check(settings: Protocol, length: int, batch: int, out: str | Path | None) -> None:
+def sentences(result: Comparison) -> list[str]:
+    """What was compared and what came out, for a page."""
+    protocol, verdict = result.protocol, result.verdict
+    said = [
+        f"{protocol.rates} rates and {protocol.seeds} seeds of each optimizer, {protocol.steps} steps on the same "
+        "batches; the loss is that on held-out text at the end of the schedule.",
+        f"Winner: {verdict.winner}; {verdict.reason}." if verdict.winner else f"No winner: {verdict.reason}.",
+    ]
+    if result.choice is not None:
+        said.append(f"Within the memory limit: {result.choice.optimizer}; {result.choice.reason}.")
+    return said
+
+
+def _check(settings: Protocol, length: int, batch: int, *files: str | Path | None) -> None:
     numbers = {"steps": settings.steps, "rates": settings.rates, "seeds": settings.seeds, "batch": batch}
     for name, value in numbers.items():
         if value < 1:
@@ -118,8 +138,9 @@ def _check(settings: Protocol, length: int, batch: int, out: str | Path | None) 
         raise RecipeError(
             f"length {length}, factor {settings.factor}", "compares nothing", "give a length from 2, a factor above 1"
         )
-    if out is not None and Path(out).exists():
-        raise OutputError(str(out), "exists already", "give another name, or remove it")
+    for each in files:
+        if each is not None and Path(each).exists():
+            raise OutputError(str(each), "exists already", "give another name, or remove it")
 
 
 def _workload(

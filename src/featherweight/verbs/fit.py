@@ -21,7 +21,7 @@ from featherweight.core.run import Run
 from featherweight.core.source import open_model
 from featherweight.core.steps import forget_others
 from featherweight.core.store import Store
-from featherweight.core.workspace import Workspace, check_free, measurements_of, open_workspace
+from featherweight.core.workspace import Workspace, check_free, measurements_of, numbered, open_workspace
 from featherweight.export.exporters import exporter
 from featherweight.measure.quality import compare_once, summarize
 from featherweight.measure.tasks import check_tasks, run_tasks
@@ -188,12 +188,7 @@ def _held_out(study: Study, evaluator: Evaluator, healing: Healing) -> dict[str,
 def default_folder(model: str, budget: Budget) -> Path:
     """runs/<model>-<first limit>, numbered when it exists."""
     size = next((str(limit) for limit in (budget.memory, budget.quality, budget.latency, budget.resident) if limit), "")
-    base = Path("runs") / f"{Path(model).stem}-{size}"
-    number, folder = 1, base
-    while folder.exists():
-        number += 1
-        folder = base.with_name(f"{base.name}-{number}")
-    return folder
+    return numbered(Path("runs") / f"{Path(model).stem}-{size}")
 
 
 def _run(
