@@ -7,7 +7,9 @@ QUIET := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_WAIT_
 RUN ?= runs/demo
 CLAIMS ?= gptq imatrix awq mixed_precision wanda sparsegpt width depth heal equilibrium routed_lottery order faq \
 	safety_patch graft distill_component joint_search joint_search_smollm2 \
-	matryoshka_lora gpart para placement unfreezing optimizers stop_when_flat subset_softmax segmentation_adapters
+	matryoshka_lora gpart para placement unfreezing optimizers stop_when_flat subset_softmax segmentation_adapters \
+	judge_correction safety_gate layer_audit layer_audit_smollm2 frame_ranking backbone_grid ecg_grid student_grid \
+	orthogonal_deltas
 
 .PHONY: setup demo test test-all bench claims lint docs clean
 
@@ -46,6 +48,8 @@ bench: setup
 	$(QUIET) $(BIN)/python benchmarks/joint_search.py
 	$(QUIET) $(BIN)/python benchmarks/adapter_training.py
 	$(QUIET) $(BIN)/python benchmarks/rank_curve.py
+	$(QUIET) $(BIN)/python benchmarks/gate_power.py
+	$(QUIET) $(BIN)/python benchmarks/merge_peers.py
 
 claims: setup
 	for name in $(CLAIMS); do $(QUIET) $(BIN)/python -m claims.$$name || exit 1; done

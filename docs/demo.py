@@ -82,6 +82,29 @@ def bench_table() -> str:
         worst = max(each["regret"] for each in found["grids"])
         rows.append(["`fit.py`", "the planner against running every candidate, three budgets",
             f"{found['share_run']:.0%} of the runs, at most {worst:.2%} more perplexity"])  # fmt: skip
+    if (found := _result("adapter_training")) is not None:
+        checks = {name: each["found"] for name, each in found["checks"].items()}
+        for shown, ours, peer in (("LoRA r 16", "our", "plain"), ("the same under a limit", "limited", "checkpointed")):
+            memory = found["peak_bytes"]["featherweight" if ours == "our" else "featherweight-limited"]
+            theirs = found["peak_bytes"]["peft" if ours == "our" else "peft-checkpointed"]
+            what = f"training SmolLM2-135M, {shown}, against PEFT and the Trainer, {peer}"
+            ratios = f"step {checks[f'{ours} step / {peer} step']:.2f} x, memory {memory / theirs:.2f} x"
+            rows.append(["`adapter_training.py`", what, f"{ratios}, same losses"])
+    if (found := _result("rank_curve")) is not None:
+        areas = {each["variant"]: each["aurac"]["v2"] for each in found["rows"]}
+        names = ("LoRA, truncated by SVD", "nested losses", "paper, weights kept", "DyLoRA", "paper")
+        rows.append(["`rank_curve.py`", "area under minus the loss at ranks 1 to 16, one adapter for all of them",
+            "; ".join(f"{areas[name]:.3f} ({name})" for name in names)])  # fmt: skip
+    if (found := _result("gate_power")) is not None:
+        for margin in ("2%", "5%"):
+            passes = found[f"passes of a 5-point loss, margin {margin}"]
+            rows.append(["`gate_power.py`", f"children that lost 5 points and pass a margin of {margin}",
+                f"{passes['rate']:.1%} of {passes['pairs']:,} simulated pairs"])  # fmt: skip
+    if (found := _result("merge_peers")) is not None:
+        for each in found["results"]:
+            ratios = f"time {each['seconds']:.2f} x, memory {each['peak_bytes']:.2f} x"
+            rows.append(["`merge_peers.py`", f"{each['method']} of three fine-tunes, against mergekit",
+                f"{ratios}, tensors within {each['largest_difference']:.0e}"])  # fmt: skip
     return table(["benchmark", "what", "result"], rows)
 
 
