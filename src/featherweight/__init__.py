@@ -13,6 +13,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from featherweight.core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from featherweight.core.budget import Budget as Budget
     from featherweight.core.recipe import Recipe as Recipe
@@ -71,7 +73,6 @@ __all__ = [
     "merge", "merge_onto", "merge_recipe", "open_model", "plan", "read_images", "read_scenes",
     "report", "safety", "technique", "unmerge", "verify",
 ]  # fmt: skip
-__version__ = "0.1.0"
 
 
 class _Package(types.ModuleType):

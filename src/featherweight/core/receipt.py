@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.errors import LedgerError
+from featherweight.core.version import __version__
 
 GENESIS = "0" * 64
 _LIBRARIES = ("torch", "transformers", "peft", "numpy", "gguf", "xllamacpp", "compressed-tensors")
@@ -137,9 +138,7 @@ def _verify(line: str, where: str, previous: str) -> Receipt:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that a result depends on."""
-    import featherweight
-
-    found = {"python": platform.python_version(), "featherweight": featherweight.__version__}
+    found = {"python": platform.python_version(), "featherweight": __version__}
     for name in _LIBRARIES:
         try:
             found[name] = metadata.version(name)

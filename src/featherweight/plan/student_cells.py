@@ -19,9 +19,9 @@ from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.stream import head_weight, stream
-from featherweight.measure.flops import flops_of
 from featherweight.plan.skeletons import Skeleton
 from featherweight.train.cells import Cell, Trial, first_and_last, updates_within
+from featherweight.train.flops import flops_of
 from featherweight.train.head import Fitting
 from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.next_token import next_token_losses

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from featherweight.core.run import Run
-from featherweight.measure.flops import flops_of
 from featherweight.models.backbone import Backbone, matched, parameters_of
 from featherweight.models.sequence_network import SequenceNetwork, SignalEncoder, TokenEncoder
 from featherweight.train.cells import Cell, Trial, first_and_last, updates_within
+from featherweight.train.flops import flops_of
 from featherweight.train.head import Fitting
 from featherweight.train.loop import Schedule, minimise, shuffled
 from featherweight.train.objectives.base import Objective, Task

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import featherweight
 from featherweight.core.adapter_facts import AdapterFacts
 from featherweight.core.errors import DataError, OutputError, RecipeError
 from featherweight.core.lazy import torch
@@ -27,6 +26,7 @@ from featherweight.core.module_fingerprint import module_fingerprint
 from featherweight.core.progress import Progress
 from featherweight.core.run import Run
 from featherweight.core.scenes import Scenes
+from featherweight.core.version import __version__
 from featherweight.core.whole import whole_folder
 from featherweight.measure.feature_shift import feature_shift, pooled_features
 from featherweight.measure.mask_iou import scene_ious
@@ -236,7 +236,7 @@ def _facts(result: AdaptedSegmenter, base: str, settings: dict[str, Any]) -> Ada
         "iou": {"before": result.before, "after": result.after},
     }  # fmt: skip
     name, method = type(result.model).__name__, f"segmenter-{result.method}"
-    return AdapterFacts(base, name, method, featherweight.__version__, (receipt,))
+    return AdapterFacts(base, name, method, __version__, (receipt,))
 
 
 def _saved(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featherweight.measure.flops import flops_of
+from featherweight.train.flops import flops_of
 
 
 def test_products_and_their_gradients() -> None:

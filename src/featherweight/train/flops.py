@@ -1,8 +1,8 @@
 """Floating-point operations of a piece of work.
 
-Those of matrix products, convolutions, attention and Fourier transforms, two for a multiplication and an addition,
-as PyTorch's own counter has it, which knows neither Fourier transforms nor
-attention on a processor: a real transform of N values counts 5/2 N log2 N, attention is counted as its two products.
+Those of matrix products, convolutions, attention and Fourier transforms, two for a multiplication and an addition, as
+PyTorch's own counter has it, which knows neither Fourier transforms nor attention on a processor: a real transform of N
+values counts 5/2 N log2 N, attention is counted as its two products.
 Element-wise work is not counted. The count depends on shapes alone, so it is the same on every machine.
 """
 
