@@ -15,6 +15,7 @@ from featherweight.core.run import Run
 from featherweight.core.source import open_folder
 from featherweight.core.store import Store
 from featherweight.core.technique import build
+from featherweight.measure import quality
 from featherweight.measure.quality import Quality, Scores, by_domain, compare, compare_once, summarize
 from featherweight.testing.tiny import tiny_tokens
 
@@ -61,6 +62,17 @@ def test_scores_are_those_of_plain_transformers(parent: Model, child: Model, tok
     ):
         assert found.shape == (12, 39)
         np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
+
+
+def test_how_many_logits_are_in_memory_changes_nothing(
+    parent: Model, child: Model, tokens: TokenSet, scores: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "_PART", 7)
+    monkeypatch.setattr(quality, "_TOGETHER", 5)
+    pieces = compare(parent, child, tokens, Run())
+    np.testing.assert_allclose(pieces.kl, scores.kl, atol=1e-5)
+    np.testing.assert_allclose(pieces.child_nll, scores.child_nll, rtol=1e-5)
+    np.testing.assert_array_equal(pieces.agree, scores.agree)
 
 
 def test_summary_over_all_tokens(scores: Scores) -> None:

@@ -16,7 +16,7 @@ from featherweight.core.batch import Batch
 from featherweight.core.source import open_folder
 from featherweight.testing.tiny import VOCABULARY, tiny_model
 from featherweight.train import chunked_head
-from featherweight.train.chunked_head import Head, chunked_nll, loss_of, reason_for_own_logits
+from featherweight.train.chunked_head import Head, chunked_nll, logit_parts, loss_of, reason_for_own_logits
 from featherweight.train.subset_softmax import Subset
 
 
@@ -85,6 +85,32 @@ def test_in_half_precision_the_head_still_goes_in_pieces(tmp_path: Path) -> None
     own = float(full(half, batch).detach())
     assert float(loss_of(half, batch)[0].detach()) == pytest.approx(own, rel=0.01)
     assert reason_for_own_logits(half) is None
+
+
+@pytest.mark.parametrize(
+    ("targets", "changes"),
+    [
+        ("all-linear", {"tie_word_embeddings": True}),
+        (r".*(q_proj|lm_head)", {"tie_word_embeddings": False}),
+        ("all-linear", {"model_type": "gemma3_text", "final_logit_softcapping": 3.0}),
+        ("all-linear", {"model_type": "granite", "logits_scaling": 4.0}),
+    ],
+)
+def test_logits_of_final_states_are_those_of_the_module(
+    tmp_path: Path, targets: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked_head, "PIECE", 64 * 100)
+    module = lora(tmp_path, targets, **changes).eval()
+    causal, ids = module.get_base_model(), batch_of().ids
+
+    def in_parts() -> torch.Tensor:
+        states = causal.model(input_ids=ids).last_hidden_state[0]
+        return torch.cat([logits(states) for _, logits in logit_parts(causal)], -1)
+
+    with torch.no_grad():
+        torch.testing.assert_close(in_parts(), module(ids).logits[0])
+        with module.disable_adapter():
+            torch.testing.assert_close(in_parts(), module(ids).logits[0])
 
 
 def test_a_head_with_an_adapter_keeps_its_own_logits(tmp_path: Path) -> None:

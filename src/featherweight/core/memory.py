@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_returning = 0  # how many `large_blocks_returned` are open
 
 
 def peak_memory(device: str = "cpu") -> int:
@@ -89,19 +90,23 @@ def large_blocks_returned() -> Iterator[None]:
     """While it is open, memory of a megabyte or more goes back to the operating system as soon as it is freed.
 
     glibc otherwise comes to keep everything below 32 MB for later, which is quicker, and in the holes between what is
-    kept a training step loses a hundred megabytes and more.
+    kept a training step loses a hundred megabytes and more. Inside another of its kind it changes nothing.
     """
+    global _returning
     option = _option()
     if option is None:
         yield
         return
+    _returning += 1
     option(_MMAP_THRESHOLD, 1 << 20)
     option(_TRIM_THRESHOLD, 8 << 20)
     try:
         yield
     finally:
-        option(_MMAP_THRESHOLD, 32 << 20)  # where glibc's own adjustment ends up
-        option(_TRIM_THRESHOLD, 64 << 20)
+        _returning -= 1
+        if not _returning:
+            option(_MMAP_THRESHOLD, 32 << 20)  # where glibc's own adjustment ends up
+            option(_TRIM_THRESHOLD, 64 << 20)
 
 
 @functools.cache

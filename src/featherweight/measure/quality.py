@@ -8,7 +8,7 @@ Intervals are bootstrap intervals over documents, paired: parent and child are r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from featherweight.core.lazy import np, torch
 from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.stream import head_weight, stream
+from featherweight.measure.divergence import Divergence
 
-_CHUNK = 512  # tokens whose logits are in memory at once
+_PART, _TOGETHER = 2048, 512  # tokens of the vocabulary, and tokens of text, whose logits are in memory at once
 RESAMPLES = 2000
 _ARRAYS = ("parent_nll", "child_nll", "kl", "agree")
 
@@ -140,26 +141,54 @@ def score(
     child_head: torch.Tensor,
     tokens: TokenSet,
 ) -> Scores:
-    """Scores from final hidden states and head matrices; logits exist for a few hundred tokens at a time."""
-    rows, length = tokens.ids.shape
+    """Scores from final hidden states, [rows, tokens, hidden], and head matrices, [vocabulary, hidden]."""
     device = child_hidden.device
-    targets = tokens.ids[:, 1:].reshape(-1).to(device)
+    theirs, ours = parent_head.to(device), child_head.to(device)
+
+    def part(first: int) -> Part:
+        cut = slice(first, first + _PART)
+        return Part(first, lambda hidden: hidden @ theirs[cut].T, lambda hidden: hidden @ ours[cut].T)
+
+    return score_parts(parent_hidden, child_hidden, map(part, range(0, len(ours), _PART)), tokens)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the vocabulary.
+
+    Attributes:
+        first: its first token.
+        of_parent: from final hidden states, [tokens, hidden], to logits, float32 [tokens, part].
+        of_child: the same of the child.
+    """
+
+    first: int
+    of_parent: Callable[[torch.Tensor], torch.Tensor]
+    of_child: Callable[[torch.Tensor], torch.Tensor]
+
+
+def score_parts(
+    parent_hidden: torch.Tensor, child_hidden: torch.Tensor, parts: Iterable[Part], tokens: TokenSet
+) -> Scores:
+    """Scores from final hidden states, part of the vocabulary after part: logits exist for one part and a few tokens.
+
+    Args:
+        parent_hidden: [rows, tokens, hidden].
+        child_hidden: the same of the child; on its device everything is computed.
+        parts: in order, without gaps; each is used once.
+        tokens: the rows.
+    """
+    rows, length = tokens.ids.shape
     ours = child_hidden[:, :-1].reshape(-1, child_hidden.shape[-1])
-    theirs = parent_hidden[:, :-1].reshape(-1, parent_hidden.shape[-1]).to(device)
-    parent_head, child_head = parent_head.to(device), child_head.to(device)
-    results: list[list[torch.Tensor]] = [[], [], [], []]
+    theirs = parent_hidden[:, :-1].reshape(-1, parent_hidden.shape[-1]).to(ours.device)
     with torch.inference_mode():
-        for first in range(0, len(targets), _CHUNK):
-            part = slice(first, first + _CHUNK)
-            p = torch.log_softmax(theirs[part] @ parent_head.T, -1)
-            q = torch.log_softmax(ours[part] @ child_head.T, -1)
-            chosen = targets[part, None]
-            results[0].append(-p.gather(1, chosen)[:, 0])
-            results[1].append(-q.gather(1, chosen)[:, 0])
-            results[3].append((p.argmax(-1) == q.argmax(-1)).float())
-            # A divergence is never negative; rounding can make it so by a hair.
-            results[2].append((p.exp() * (p - q)).sum(-1).clamp(min=0))
-    parent_nll, child_nll, kl, agree = (torch.cat(each).reshape(rows, length - 1).cpu().numpy() for each in results)
+        sums = Divergence(tokens.ids[:, 1:].reshape(-1).to(ours.device))
+        for part in parts:
+            for first in range(0, len(ours), _TOGETHER):
+                some = slice(first, first + _TOGETHER)
+                sums.add(some, part.first, part.of_parent(theirs[some]), part.of_child(ours[some]))
+        found = (sums.parent.nll(), sums.child.nll(), sums.kl(), sums.agree())
+    parent_nll, child_nll, kl, agree = (each.float().reshape(rows, length - 1).cpu().numpy() for each in found)
     return Scores(parent_nll, child_nll, kl, agree, tokens)
 
 

@@ -11,6 +11,7 @@ exist for all trainable positions at once. Which of the two it is, and why, says
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any
 from featherweight.core.batch import IGNORED, Batch
 from featherweight.core.lazy import torch
 from featherweight.train.frozen import PIECE, FrozenLinear, Pieces
+from featherweight.train.next_token import softcapped
 
 LOGITS = 1 << 22
 """Logits in memory at once, 16 MB."""
@@ -210,6 +212,29 @@ def head_of(module: Any) -> Head:
 def _views(weight: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     step = max(1, PIECE // weight.shape[1])
     return ((first, weight[first : first + step].float()) for first in range(0, len(weight), step))
+
+
+def logit_parts(module: Any) -> Iterator[tuple[int, Callable[[torch.Tensor], torch.Tensor]]]:
+    """First token of every part of the vocabulary, and from final hidden states to its logits, float32 [tokens, part].
+
+    A frozen head is read a piece at a time and computes in float32. One that is trained or has an adapter, which may be
+    switched off when its logits are asked for, computes as it does in the module, all in one part.
+
+    Args:
+        module: a transformers causal language model; hidden states are given on its device.
+    """
+    head = module.get_output_embeddings()
+    if head in _own_logits or _unsuitable(head) is not None:
+
+        def own(hidden: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = head(hidden.to(next(head.parameters(), hidden).dtype))
+            return softcapped(logits, module).float()
+
+        yield 0, own
+        return
+    ours = head_of(module)
+    for first, weight in ours.pieces():
+        yield first, functools.partial(ours.logits, first=first, weight=weight)
 
 
 @contextmanager

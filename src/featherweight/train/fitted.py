@@ -53,6 +53,17 @@ def fitted(
         yield adapted
 
 
+@contextmanager
+def evaluating(plan: MemoryPlan | None) -> Iterator[None]:
+    """While it is open, a fitted module may be evaluated: its limit holds although no block gives memory back."""
+    if plan is None:
+        yield
+        return
+    with large_blocks_returned():
+        give_back_memory()
+        yield
+
+
 def _nothing() -> None:
     """Torch keeps and reuses a GPU's memory by itself."""
 

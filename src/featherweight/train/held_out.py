@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from featherweight.core.batch import Batch
@@ -10,21 +9,25 @@ from featherweight.core.lazy import np, torch
 from featherweight.core.packing import PackedRows
 from featherweight.train.next_token import causal_of, next_token_losses
 
-_TOGETHER = 4  # rows
+_ROWS = 4  # that pass a module at once, at the most
 
 
-def example_losses(
-    module: Any, rows: PackedRows, device: str, advance: Callable[[], None] = lambda: None
-) -> np.ndarray:
-    """Sum of the losses of each example, float64 [examples], in evaluation mode."""
-    totals = np.zeros(len(rows.examples))
+def example_losses(module: Any, rows: PackedRows, device: str, tokens: int) -> np.ndarray:
+    """Sum of the losses of each example, float64 [examples], in evaluation mode.
+
+    Args:
+        module: with or without an adapter.
+        rows: to judge on.
+        device: of the module.
+        tokens: that pass the module at once, or a row where that is more.
+    """
+    totals, together = np.zeros(len(rows.examples)), _together(tokens, rows.length)
     with torch.inference_mode():
-        for first in range(0, len(rows), _TOGETHER):
-            chosen = range(first, min(first + _TOGETHER, len(rows)))
+        for first in range(0, len(rows), together):
+            chosen = range(first, min(first + together, len(rows)))
             batch = rows.batch(chosen)
             losses, kept = next_token_losses(module, batch.to(device))
             np.add.at(totals, _owners(rows, chosen, batch, kept.cpu()), losses.double().cpu().numpy())
-            advance()
     return totals
 
 
@@ -38,18 +41,22 @@ def _owners(rows: PackedRows, chosen: range, batch: Batch, kept: torch.Tensor) -
     return of_predictions
 
 
-def mean_loss(module: Any, rows: PackedRows, device: str) -> float:
+def _together(tokens: int, length: int) -> int:
+    return max(1, min(_ROWS, tokens // length))
+
+
+def mean_loss(module: Any, rows: PackedRows, device: str, tokens: int) -> float:
     """Mean loss over all predictions that count."""
-    return float(example_losses(module, rows, device).sum() / rows.trainable())
+    return float(example_losses(module, rows, device, tokens).sum() / rows.trainable())
 
 
-def final_states(module: Any, ids: torch.Tensor, device: str) -> torch.Tensor:
-    """Final hidden states of rows of text, float32 [rows, tokens, hidden], on the CPU."""
+def final_states(module: Any, ids: torch.Tensor, device: str, tokens: int) -> torch.Tensor:
+    """Final hidden states of rows of text, float32 [rows, length, hidden], on the CPU; `tokens` pass at once."""
     causal = causal_of(module)
     with torch.inference_mode():
         return torch.cat(
             [
                 causal.model(input_ids=part.to(device), use_cache=False).last_hidden_state.float().cpu()
-                for part in ids.split(_TOGETHER)
+                for part in ids.split(_together(tokens, ids.shape[1]))
             ]
         )

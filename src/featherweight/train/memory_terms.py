@@ -12,9 +12,9 @@ DENSE, STORED, DISK = "dense", "stored", "disk"
 EXACT = (DENSE, STORED, DISK)
 """Ways to keep the base that change nothing of it."""
 
-# Seconds of a step as a multiple of the step with a dense base and nothing computed again. On SmolLM2-135M (Q4_1), rows
-# of 512 tokens, two cores: stored 1.05 to 1.13, disk 0.97 to 1.04 times that, computed again 1.24 to 1.53, boundaries on
-# disk 0.99 to 1.04. They order the choices, they promise nothing.
+# Seconds of a step as a multiple of the step with a dense base and nothing computed again. On SmolLM2-135M (Q4_1),
+# rows of 512 tokens, two cores: stored 1.05 to 1.13, disk 0.97 to 1.04 times that, computed again 1.24 to 1.53,
+# boundaries on disk 0.99 to 1.04. They order the choices, they promise nothing.
 TIMES = {DENSE: 1.0, STORED: 1.08, DISK: 1.12}
 RECOMPUTED, OFFLOADED = 1.4, 1.02
 LOST = 0.06  # of everything but libraries: what the heap and the objects around the tensors took, measured at 5.5 %

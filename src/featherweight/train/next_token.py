@@ -13,6 +13,8 @@ from typing import Any
 from featherweight.core.batch import IGNORED, Batch
 from featherweight.core.lazy import torch
 
+_LOGITS = 1 << 22  # in memory at once where nothing is trained, 16 MB
+
 LossOf = Callable[[Any, Batch], "tuple[torch.Tensor, int]"]
 """From a module and a batch to the sum of the losses of what counts, and how many these are."""
 
@@ -35,16 +37,15 @@ def next_token_losses(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Te
     Returns:
         float32 [predictions], and bool [rows, length - 1].
     """
-    logits, kept = _logits(module, batch)
-    return torch.nn.functional.cross_entropy(logits.float(), batch.targets[kept], reduction="none"), kept
-
-
-def _logits(module: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the predictions that count, and which these are."""
-    causal = causal_of(module)
-    states = causal.model(**batch.inputs()).last_hidden_state[:, :-1]
-    kept = batch.targets != IGNORED
-    return softcapped(causal.get_output_embeddings()(states[kept]), causal), kept
+    causal, kept = causal_of(module), batch.targets != IGNORED
+    states = causal.model(**batch.inputs()).last_hidden_state[:, :-1][kept]
+    head, step = causal.get_output_embeddings(), max(1, _LOGITS // int(causal.config.get_text_config().vocab_size))
+    targets, losses = batch.targets[kept], states.new_empty(len(states), dtype=torch.float32)
+    for first in range(0, len(states), step):
+        part = slice(first, first + step)
+        logits = softcapped(head(states[part]), causal).float()
+        losses[part] = torch.nn.functional.cross_entropy(logits, targets[part], reduction="none")
+    return losses, kept
 
 
 def mean_next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ from featherweight.core.store import key_of
 from featherweight.core.technique import build, find, techniques
 from featherweight.core.workspace import Workspace, check_free, numbered, open_workspace
 from featherweight.train.adapter_technique import AdapterTechnique
-from featherweight.train.fitted import fitted, shape_of
+from featherweight.train.fitted import evaluating, fitted, shape_of
 from featherweight.train.held_out import example_losses, mean_loss
 from featherweight.train.memory import MemoryPlan, plan_memory
 from featherweight.train.memory_terms import EXACT
@@ -117,13 +117,15 @@ def adapt(
             run.progress.say(f"the run is in {folder}")
         if resume and workspace.result.is_file():
             return AdaptResult(folder, json.loads(workspace.result.read_text(encoding="utf-8")))
-        before = example_losses(adapted, task.held_out, device)
+        with evaluating(plan):
+            before = example_losses(adapted, task.held_out, device, task.tokens)
         kept = Kept(workspace.folder / STATE, resume=resume, facts={"run": key_of(inputs)})
         trained = _train(task, adapted, kept, plan)
         if processes.index:  # another process measures and writes
             return AdaptResult(workspace.folder, {})
-        measured = measure(task, adapted, before, forgetting_text(base, seed, other_rows))
-        facts = publish(task, adapted, trained, measured, inputs, workspace)
+        with evaluating(plan):
+            measured = measure(task, adapted, before, forgetting_text(base, seed, other_rows))
+            facts = publish(task, adapted, trained, measured, inputs, workspace)
     facts |= {"placement": placement} if placement else {}
     facts["cost"]["seconds"] = round(time.perf_counter() - started, 1)
     workspace.write(workspace.result, json.dumps(facts, indent=1))
@@ -204,9 +206,14 @@ def _train(task: Task, adapted: Any, kept: Kept, plan: MemoryPlan | None) -> Tra
     """Trains, with a few looks at the held-out rows on the way."""
     started = time.perf_counter()
     steps = task.technique.pace(task.rows).schedule.steps
+
+    def look() -> float:
+        with evaluating(plan):
+            return mean_loss(adapted, task.held_out, task.run.device, task.tokens)
+
     hooks = Hooks(
-        watch=lambda: mean_loss(adapted, task.held_out, task.run.device),
-        watch_at=frozenset(round(steps * look / _LOOKS) for look in range(1, _LOOKS)),
+        watch=look,
+        watch_at=frozenset(round(steps * number / _LOOKS) for number in range(1, _LOOKS)),
     )
     device = task.run.device
     known = forget_peak(device) if plan is not None else False

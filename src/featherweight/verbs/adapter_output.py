@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ from featherweight.core.run import Run
 from featherweight.core.workspace import Workspace
 from featherweight.export.adapter_card import CARD, adapter_card
 from featherweight.measure.held_out import HeldOutLoss, compare_losses
-from featherweight.measure.quality import Quality, Scores, by_domain, score, summarize
+from featherweight.measure.quality import Part, Quality, Scores, by_domain, score_parts, summarize
 from featherweight.train.adapter_technique import AdapterTechnique
 from featherweight.train.checkpoints import Course
+from featherweight.train.chunked_head import logit_parts
+from featherweight.train.fitted import shape_of
 from featherweight.train.held_out import example_losses, final_states
 from featherweight.train.next_token import causal_of
 from featherweight.verbs.facts import receipt_facts
 
-_RELOADED = 1e-5
+_RELOADED, _PROBED = 1e-5, 64  # tokens
+Logits = Callable[[torch.Tensor], torch.Tensor]
 _AGAIN = "reloaded"
 _LENGTH = 256
 
@@ -50,6 +53,12 @@ class Task:
     rows: PackedRows
     held_out: PackedRows
     run: Run
+
+    @property
+    def tokens(self) -> int:
+        """How many pass the model at once: in an evaluation no more than in training, which fits a limit."""
+        shape = shape_of(self.technique, self.rows)
+        return shape.rows * shape.length
 
     def inputs(self) -> dict[str, Any]:
         """What the result depends on."""
@@ -149,10 +158,10 @@ def measure(task: Task, adapted: Any, before: np.ndarray, text: TokenSet) -> Mea
         before: losses of the held-out examples before training.
         text: other text.
     """
-    after = example_losses(adapted, task.held_out, task.run.device)
+    after = example_losses(adapted, task.held_out, task.run.device, task.tokens)
     counts = np.array([each.trainable for each in task.held_out.examples])
     loss = compare_losses(before, after, counts, task.run.seed)
-    scores = compare_with_base(adapted, text, task.run.device)
+    scores = compare_with_base(adapted, text, task.run.device, task.tokens)
     return Measured(loss, {**by_domain(scores, task.run.seed), "all": summarize(scores, task.run.seed)})
 
 
@@ -162,13 +171,21 @@ def forgetting_text(model: Model, seed: int, rows: int) -> TokenSet:
     return tokenize(documents, model.tokenizer, rows, _LENGTH, "the default text (held-out part)")
 
 
-def compare_with_base(adapted: Any, text: TokenSet, device: str) -> Scores:
+def compare_with_base(adapted: Any, text: TokenSet, device: str, tokens: int) -> Scores:
     """The adapted model against the same module with its adapter switched off, token by token."""
-    child = final_states(adapted, text.ids, device)
+    child = final_states(adapted, text.ids, device, tokens)
     with adapted.disable_adapter():
-        parent = final_states(adapted, text.ids, device)
-    head = causal_of(adapted).get_output_embeddings().weight.detach().float()
-    return score(parent, child, head, head, text)
+        parent = final_states(adapted, text.ids, device, tokens)
+
+    def base_alone(logits: Logits) -> Logits:
+        def off(hidden: torch.Tensor) -> torch.Tensor:
+            with adapted.disable_adapter():  # the head may have one
+                return logits(hidden)
+
+        return off
+
+    parts = (Part(first, base_alone(logits), logits) for first, logits in logit_parts(causal_of(adapted)))
+    return score_parts(parent.to(device), child.to(device), parts, text)
 
 
 def publish(
@@ -186,7 +203,7 @@ def publish(
     receipt = ledger.append_once(content, cost)
     line = {"hash": receipt.digest, "previous": receipt.previous, "content": dict(receipt.content)}
     facts = AdapterFacts(task.base.fingerprint, task.name, task.technique.name, versions()["featherweight"], (line,))
-    probe = task.held_out.batch([0]).ids.to(task.run.device)
+    probe = task.held_out.batch([0]).ids[:, :_PROBED].to(task.run.device)
     nbytes = save_adapter(adapted, workspace.folder, facts, probe)
     result = {
         "kind": "adapter",
