@@ -68,7 +68,7 @@ def test_how_many_logits_are_in_memory_changes_nothing(
     parent: Model, child: Model, tokens: TokenSet, scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quality, "_PART", 7)
-    monkeypatch.setattr(quality, "_TOGETHER", 5)
+    monkeypatch.setattr(quality, "_LOGITS", 1)
     pieces = compare(parent, child, tokens, Run())
     np.testing.assert_allclose(pieces.kl, scores.kl, atol=1e-5)
     np.testing.assert_allclose(pieces.child_nll, scores.child_nll, rtol=1e-5)

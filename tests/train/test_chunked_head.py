@@ -105,7 +105,7 @@ def test_logits_of_final_states_are_those_of_the_module(
 
     def in_parts() -> torch.Tensor:
         states = causal.model(input_ids=ids).last_hidden_state[0]
-        return torch.cat([logits(states) for _, logits in logit_parts(causal)], -1)
+        return torch.cat([logits(states) for _, _, logits in logit_parts(causal)], -1)
 
     with torch.no_grad():
         torch.testing.assert_close(in_parts(), module(ids).logits[0])

@@ -106,14 +106,14 @@ def test_the_whole_command_stays_below_the_limit(tmp_path: Path, data: Path) -> 
     """Measuring what was trained must not take what training saved: a fresh process with the embedded model."""
     run = tmp_path / "run"
     command = [
-        sys.executable, "-m", "featherweight", "adapt", "smollm2-135m", "--data", str(data), "--memory", "720MB",
+        sys.executable, "-m", "featherweight", "adapt", "smollm2-135m", "--data", str(data), "--memory", "760MB",
         "--set", "steps=2", "--set", "batch=1", "--set", "length=256", "--out", str(run), "--quiet",
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     cost = json.loads((run / "result.json").read_text(encoding="utf-8"))["cost"]
     assert cost["memory_plan"]["levers"]["recompute"]
-    assert cost["memory_plan"]["measured_peak"] <= 720_000_000
-    assert cost["peak_memory"] <= 720_000_000
+    assert cost["memory_plan"]["measured_peak"] <= 760_000_000
+    assert cost["peak_memory"] <= 760_000_000
 
 
 def test_an_impossible_limit_is_refused_and_nothing_is_written(tmp_path: Path, data: Path) -> None:

@@ -19,7 +19,7 @@ from featherweight.core.run import Run
 from featherweight.core.stream import head_weight, stream
 from featherweight.measure.divergence import Divergence
 
-_PART, _TOGETHER = 2048, 512  # tokens of the vocabulary, and tokens of text, whose logits are in memory at once
+_LOGITS, _PART = 1 << 20, 2048  # logits in memory at once, 4 MB; tokens of the vocabulary that a part has
 RESAMPLES = 2000
 _ARRAYS = ("parent_nll", "child_nll", "kl", "agree")
 
@@ -147,7 +147,7 @@ def score(
 
     def part(first: int) -> Part:
         cut = slice(first, first + _PART)
-        return Part(first, lambda hidden: hidden @ theirs[cut].T, lambda hidden: hidden @ ours[cut].T)
+        return Part(first, _PART, lambda hidden: hidden @ theirs[cut].T, lambda hidden: hidden @ ours[cut].T)
 
     return score_parts(parent_hidden, child_hidden, map(part, range(0, len(ours), _PART)), tokens)
 
@@ -158,11 +158,13 @@ class Part:
 
     Attributes:
         first: its first token.
+        size: how many it has.
         of_parent: from final hidden states, [tokens, hidden], to logits, float32 [tokens, part].
         of_child: the same of the child.
     """
 
     first: int
+    size: int
     of_parent: Callable[[torch.Tensor], torch.Tensor]
     of_child: Callable[[torch.Tensor], torch.Tensor]
 
@@ -184,8 +186,9 @@ def score_parts(
     with torch.inference_mode():
         sums = Divergence(tokens.ids[:, 1:].reshape(-1).to(ours.device))
         for part in parts:
-            for first in range(0, len(ours), _TOGETHER):
-                some = slice(first, first + _TOGETHER)
+            step = max(32, _LOGITS // part.size)
+            for first in range(0, len(ours), step):
+                some = slice(first, first + step)
                 sums.add(some, part.first, part.of_parent(theirs[some]), part.of_child(ours[some]))
         found = (sums.parent.nll(), sums.child.nll(), sums.kl(), sums.agree())
     parent_nll, child_nll, kl, agree = (each.float().reshape(rows, length - 1).cpu().numpy() for each in found)

@@ -214,8 +214,8 @@ def _views(weight: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     return ((first, weight[first : first + step].float()) for first in range(0, len(weight), step))
 
 
-def logit_parts(module: Any) -> Iterator[tuple[int, Callable[[torch.Tensor], torch.Tensor]]]:
-    """First token of every part of the vocabulary, and from final hidden states to its logits, float32 [tokens, part].
+def logit_parts(module: Any) -> Iterator[tuple[int, int, Callable[[torch.Tensor], torch.Tensor]]]:
+    """First token and size of each part of the vocabulary, and from final states to its logits, float32 [tokens, part].
 
     A frozen head is read a piece at a time and computes in float32. One that is trained or has an adapter, which may be
     switched off when its logits are asked for, computes as it does in the module, all in one part.
@@ -230,11 +230,11 @@ def logit_parts(module: Any) -> Iterator[tuple[int, Callable[[torch.Tensor], tor
             logits: torch.Tensor = head(hidden.to(next(head.parameters(), hidden).dtype))
             return softcapped(logits, module).float()
 
-        yield 0, own
+        yield 0, int(module.config.get_text_config().vocab_size), own
         return
     ours = head_of(module)
     for first, weight in ours.pieces():
-        yield first, functools.partial(ours.logits, first=first, weight=weight)
+        yield first, len(weight), functools.partial(ours.logits, first=first, weight=weight)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from featherweight.train.memory_facts import facts_of
 from featherweight.train.memory_terms import DENSE, STORED, Facts, Levers, Shape
 
 KEPT = "freed, kept for reuse"
+_SPARE = 0.03  # of a limit that freed memory does not fill: it is given back between blocks and not within one
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def plan_from(facts: Facts, limit: int | None = None) -> MemoryPlan:
     lower = sorted(((each, facts.total(each)) for each in possible), key=lambda pair: pair[1])
     terms, total = facts.terms(chosen), facts.total(chosen)
     if limit is not None and chosen.recompute and facts.device == "cpu":
-        terms[KEPT] = limit - total
+        terms[KEPT] = max(0, round((1 - _SPARE) * limit) - total)
     return MemoryPlan(chosen, terms, limit, tuple(pair for pair in lower if pair[1] < total))
 
 

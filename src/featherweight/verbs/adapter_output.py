@@ -14,7 +14,7 @@ from featherweight.core.adapter_folder import CONFIG
 from featherweight.core.data import TokenSet, default_documents, split_documents, tokenize
 from featherweight.core.errors import OutputError
 from featherweight.core.lazy import np, torch
-from featherweight.core.memory import peak_memory
+from featherweight.core.memory import give_back_memory, peak_memory
 from featherweight.core.model import Model
 from featherweight.core.packing import PackedRows
 from featherweight.core.receipt import surroundings, versions
@@ -31,7 +31,7 @@ from featherweight.train.held_out import example_losses, final_states
 from featherweight.train.next_token import causal_of
 from featherweight.verbs.facts import receipt_facts
 
-_RELOADED, _PROBED = 1e-5, 64  # tokens
+_RELOADED, _PROBED = 1e-5, 8  # positions whose logits are compared; all tokens before them are read
 Logits = Callable[[torch.Tensor], torch.Tensor]
 _AGAIN = "reloaded"
 _LENGTH = 256
@@ -136,10 +136,12 @@ def save_adapter(adapted: Any, folder: Path, facts: AdapterFacts, probe: torch.T
 
 def _check_reload(adapted: Any, draft: Path, probe: torch.Tensor) -> None:
     with torch.inference_mode():
-        trained = adapted(input_ids=probe).logits
+        trained = adapted(input_ids=probe, logits_to_keep=_PROBED).logits
+        give_back_memory()
         adapted.load_adapter(str(draft), _AGAIN, is_trainable=False)
         adapted.set_adapter(_AGAIN)
-        difference = float((adapted(input_ids=probe).logits - trained).abs().max())
+        again = adapted(input_ids=probe, logits_to_keep=_PROBED).logits
+        difference = float((again - trained).abs().max())
         adapted.set_adapter("default")
         adapted.delete_adapter(_AGAIN)
     if not difference <= _RELOADED * max(1.0, float(trained.abs().max())):
@@ -159,6 +161,7 @@ def measure(task: Task, adapted: Any, before: np.ndarray, text: TokenSet) -> Mea
         text: other text.
     """
     after = example_losses(adapted, task.held_out, task.run.device, task.tokens)
+    give_back_memory()
     counts = np.array([each.trainable for each in task.held_out.examples])
     loss = compare_losses(before, after, counts, task.run.seed)
     scores = compare_with_base(adapted, text, task.run.device, task.tokens)
@@ -174,8 +177,10 @@ def forgetting_text(model: Model, seed: int, rows: int) -> TokenSet:
 def compare_with_base(adapted: Any, text: TokenSet, device: str, tokens: int) -> Scores:
     """The adapted model against the same module with its adapter switched off, token by token."""
     child = final_states(adapted, text.ids, device, tokens)
+    give_back_memory()
     with adapted.disable_adapter():
         parent = final_states(adapted, text.ids, device, tokens)
+    give_back_memory()
 
     def base_alone(logits: Logits) -> Logits:
         def off(hidden: torch.Tensor) -> torch.Tensor:
@@ -184,7 +189,7 @@ def compare_with_base(adapted: Any, text: TokenSet, device: str, tokens: int) ->
 
         return off
 
-    parts = (Part(first, base_alone(logits), logits) for first, logits in logit_parts(causal_of(adapted)))
+    parts = (Part(first, size, base_alone(each), each) for first, size, each in logit_parts(causal_of(adapted)))
     return score_parts(parent.to(device), child.to(device), parts, text)
 
 
@@ -192,6 +197,7 @@ def publish(
     task: Task, adapted: Any, trained: Trained, measured: Measured, inputs: Mapping[str, Any], workspace: Workspace
 ) -> dict[str, Any]:
     """Receipt and adapter into the run's folder; returns the facts of the run."""
+    give_back_memory()
     ledger = workspace.ledger()
     content = {
         "step": "adapt", **inputs, "before": task.base.fingerprint, "losses": trained.course.losses,
@@ -203,7 +209,7 @@ def publish(
     receipt = ledger.append_once(content, cost)
     line = {"hash": receipt.digest, "previous": receipt.previous, "content": dict(receipt.content)}
     facts = AdapterFacts(task.base.fingerprint, task.name, task.technique.name, versions()["featherweight"], (line,))
-    probe = task.held_out.batch([0]).ids[:, :_PROBED].to(task.run.device)
+    probe = task.held_out.batch([0]).ids.to(task.run.device)
     nbytes = save_adapter(adapted, workspace.folder, facts, probe)
     result = {
         "kind": "adapter",
