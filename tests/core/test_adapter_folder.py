@@ -163,7 +163,8 @@ class TestRefused:
             ({"lora_bias": True}, "a bias of its own"),
             ({"init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight_conversion"),
             ({"init_lora_weights": "olora"}, "changes the base's own weights"),
-            ({"peft_type": "IA3"}, "is a IA3 adapter"),
+            ({"peft_type": "IA3"}, "is a IA3 adapter, .*; give a LoRA folder"),
+            ({"peft_type": "GPART"}, "is a GPART adapter, .*; run featherweight adapter export .*/a first"),
             ({"target_parameters": ["experts.gate_up_proj"]}, "bare parameters"),
         ],
     )

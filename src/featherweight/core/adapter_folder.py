@@ -39,6 +39,7 @@ _OWN_FUNCTION = {
     "target_parameters": "LoRA of bare parameters",
     "trainable_token_indices": "LoRA with trained tokens",
 }
+_EXPORTED = ("MATRYOSHKA_LORA", "GPART")  # kinds that `adapter export` writes as LoRA
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 
 
@@ -138,7 +139,8 @@ def read_adapter(folder: Path, method: str = "LORA") -> Adapter:
 def _require_plain(folder: Path, config: Mapping[str, Any], method: str) -> None:
     kind = str(config.get("peft_type"))
     if kind != method:
-        raise AdapterError(str(folder), f"is a {kind} adapter, and has no LoRA factors", "convert it to LoRA first")
+        mend = f"run featherweight adapter export {folder} first" if kind in _EXPORTED else "give a LoRA folder"
+        raise AdapterError(str(folder), f"is a {kind} adapter, and has no LoRA factors", mend)
     found = next((why for field, why in _OWN_FUNCTION.items() if config.get(field)), None)
     if found:
         raise AdapterError(str(folder), f"is {found}: not scale * B A alone", "merge it into the model with PEFT")
