@@ -95,10 +95,9 @@ def test_a_busy_server_is_left_alone_as_long_as_it_asks() -> None:
 )
 def test_every_failure_says_what_it_was(answer: Any, says: str, requests: int) -> None:
     with ChatServer(lambda body: answer).running() as server:
+        timeout, limit = 0.2 if isinstance(answer, Hang) else 30.0, 0.3 if isinstance(answer, Trickle) else 30.0
         with pytest.raises(EndpointError) as raised:
-            endpoint(server, timeout=0.2 if isinstance(answer, Hang) else 5.0, limit=0.3, attempts=2).reply(
-                ASKED, 1, Draw(), 0
-            )
+            endpoint(server, timeout=timeout, limit=limit, attempts=2).reply(ASKED, 1, Draw(), 0)
         assert says in str(raised.value)
         assert server.url in str(raised.value)
         assert len(server.asked) == requests

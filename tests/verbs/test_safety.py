@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -119,7 +120,7 @@ def test_a_server_that_fails_every_time_leaves_an_error_a_case(
 
 def test_a_server_that_dies_half_way_keeps_what_it_said(policy: Path, tmp_path: Path) -> None:
     with ChatServer(lambda body: Reset() if len(server.asked) > 5 else keeper(body)).running() as server:
-        result = safety(server.url, policy, tmp_path / "out", asking=Asking(timeout=0.5, attempts=1))
+        result = safety(server.url, policy, tmp_path / "out", asking=Asking(timeout=30, attempts=1))
     assert result.facts["counts"]["direct"]["passed"] >= 3
     assert result.facts["counts"]["direct"]["error"] >= 4
     assert sum(sum(each.values()) for each in result.facts["counts"].values()) == 20
@@ -170,18 +171,23 @@ def test_the_same_run_has_the_same_head(policy: Path, tmp_path: Path, tiny: Path
 
 @pytest.mark.parametrize(("stopped_by", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_an_interrupted_run_goes_on(policy: Path, tmp_path: Path, stopped_by: int, status: int) -> None:
-    def slow(body: dict[str, Any]) -> str:
-        time.sleep(0.02)
+    answered, stopped = 11, threading.Event()
+
+    def held(body: dict[str, Any]) -> str:
+        if len(server.asked) > asked + answered:  # so that there is something left to interrupt
+            stopped.wait(30)
         return keeper(body)
 
-    with ChatServer(slow).running() as server:
+    asked = 10**9
+    with ChatServer(held).running() as server:
         whole = safety(server.url, policy, tmp_path / "whole")
         asked = len(server.asked)
         command = [sys.executable, "-m", "featherweight", "safety", server.url, "--policy", str(policy), "--out"]
         process = subprocess.Popen([*command, str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
-        while len(server.asked) < asked + 11 and process.poll() is None:
+        while len(server.asked) <= asked + answered and process.poll() is None:
             time.sleep(0.002)
         os.kill(process.pid, stopped_by)
+        stopped.set()
         said = process.communicate(timeout=20)[1]
         assert process.returncode == status, said
         assert ("--resume" in said) == (stopped_by == signal.SIGINT)
