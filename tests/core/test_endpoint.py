@@ -55,7 +55,7 @@ def test_a_busy_server_is_left_alone_as_long_as_it_asks() -> None:
     started = time.monotonic()
     with ChatServer(lambda body: next(answers)).running() as server:
         assert endpoint(server, attempts=2).reply(ASKED, 1, Draw(), 0) == "At last."
-    assert 1 <= time.monotonic() - started < 4
+    assert time.monotonic() - started >= 1
     for asked_for in ("soon", "", "-1"):
         answers = iter([(503, b"{}", {"Retry-After": asked_for}), "At last."])
         with ChatServer(lambda body: next(answers)).running() as server:  # noqa: B023

