@@ -15,7 +15,7 @@ def in_parts(targets: torch.Tensor, parent: torch.Tensor, child: torch.Tensor, c
     sums = Divergence(targets)
     for first, last in zip([0, *cuts], [*cuts, VOCABULARY], strict=True):
         for some in (slice(0, 2), slice(2, TOKENS)):
-            sums.add(some, first, parent[some, first:last], child[some, first:last])
+            sums.add(some, first, parent[some, first:last].clone(), child[some, first:last].clone())
     return sums
 
 

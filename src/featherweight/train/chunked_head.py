@@ -20,6 +20,7 @@ from typing import Any
 
 from featherweight.core.batch import IGNORED, Batch
 from featherweight.core.lazy import torch
+from featherweight.core.running_softmax import RunningSoftmax
 from featherweight.train.frozen import PIECE, FrozenLinear, Pieces
 from featherweight.train.next_token import softcapped
 
@@ -65,9 +66,7 @@ class _Sum:
     """Loss and gradient of some positions, piece of the vocabulary after piece."""
 
     def __init__(self, hidden: torch.Tensor, targets: torch.Tensor, wants_gradient: bool) -> None:
-        self.hidden, self.targets = hidden, targets
-        self.best = hidden.new_full((len(hidden),), -torch.inf)
-        self.total, self.label = torch.zeros_like(self.best), torch.zeros_like(self.best)
+        self.hidden, self.softmax = hidden, RunningSoftmax(targets)
         self.expected = torch.zeros_like(hidden) if wants_gradient else None
         self.own = torch.zeros_like(hidden) if wants_gradient else None
 
@@ -79,14 +78,7 @@ class _Sum:
     def _add_rows(self, head: Head, first: int, weight: torch.Tensor, rows: slice) -> None:
         logits = head.logits(self.hidden[rows], first, weight)
         slope = head.slope(logits)
-        inside = (self.targets[rows] >= first) & (self.targets[rows] < first + len(weight))
-        at, column = inside.nonzero().squeeze(-1), self.targets[rows][inside] - first
-        self.label[rows][at] = logits[at, column]
-        best = torch.maximum(self.best[rows], logits.amax(-1))
-        shrink = (self.best[rows] - best).exp()
-        share = logits.sub_(best[:, None]).exp_()
-        self.best[rows] = best
-        self.total[rows] = self.total[rows] * shrink + share.sum(-1)
+        share, shrink, at, column = self.softmax.add(rows, first, logits)
         if self.expected is None or self.own is None:
             return
         at_label = slope if isinstance(slope, float) else slope[at, column][:, None]
@@ -94,12 +86,12 @@ class _Sum:
         self.expected[rows] = self.expected[rows] * shrink[:, None] + share.mul_(slope) @ weight
 
     def loss(self) -> torch.Tensor:
-        return (self.best + self.total.log() - self.label).sum()
+        return self.softmax.nll().sum().float()
 
     def gradient(self) -> torch.Tensor | None:
         if self.expected is None or self.own is None:
             return None
-        return self.expected.div_(self.total[:, None]).sub_(self.own)
+        return self.expected.div_(self.softmax.total.float()[:, None]).sub_(self.own)
 
 
 class _Loss(torch.autograd.Function):
