@@ -117,7 +117,7 @@ def plain(layer: Any, x: torch.Tensor) -> bool:
         and b.bias is None
         and (isinstance(layer.lora_dropout[name], nn.Identity) or not layer.training)
         and a.weight.dtype == b.weight.dtype == torch.float32
-        and x.dtype == (x.dtype if isinstance(base, FrozenLinear) else base.weight.dtype)
+        and (isinstance(base, FrozenLinear) or x.dtype == base.weight.dtype)
         and x.dtype in _DTYPES
         and not torch.is_autocast_enabled(x.device.type)
     )

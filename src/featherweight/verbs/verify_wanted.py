@@ -22,7 +22,6 @@ from featherweight.measure.tasks import check_tasks
 from featherweight.verbs.layers_wanted import LayersWanted, read_layers
 from featherweight.verbs.prepare import Settings, check_device, read_text
 from featherweight.verbs.safety import policy_of
-from featherweight.verify.generation_section import TOLERANCE
 from featherweight.verify.quality_section import QualityFloors
 
 DEFAULT_FLOOR = 0.95
@@ -85,28 +84,28 @@ class Wanted:
 
 def read_wanted(
     *,
-    quality: str | float | None = None,
-    domain_quality: str | float | None = None,
-    kl: float | None = None,
-    agreement: str | float | None = None,
-    memory: str | int | None = None,
-    text: str | Path | None = None,
-    answers: int = ANSWERS,
-    answer_tokens: int = ANSWER_TOKENS,
-    questions: str | Path | None = None,
-    tolerance: str | float = TOLERANCE,
-    tasks: Sequence[str] = (),
-    task_limit: int | None = None,
-    task_margin: str | float = TASK_MARGIN,
-    safety: str | Path | Policy | None = None,
-    case_files: Mapping[Role, str | Path] | None = None,
-    margin: str | float | None = None,
-    layers: bool = False,
-    layer_limit: str | float | None = None,
-    layer_labels: str | Path = "kind",
-    restore: bool = False,
-    timeout: float = 60.0,
-    settings: Settings | None = None,
+    quality: str | float | None,
+    domain_quality: str | float | None,
+    kl: float | None,
+    agreement: str | float | None,
+    memory: str | int | None,
+    text: str | Path | None,
+    answers: int,
+    answer_tokens: int,
+    questions: str | Path | None,
+    tolerance: str | float,
+    tasks: Sequence[str],
+    task_limit: int | None,
+    task_margin: str | float,
+    safety: str | Path | Policy | None,
+    case_files: Mapping[Role, str | Path],
+    margin: str | float | None,
+    layers: bool,
+    layer_limit: str | float | None,
+    layer_labels: str | Path,
+    restore: bool,
+    timeout: float,
+    settings: Settings | None,
 ) -> Wanted:
     """Reads and checks options; files are read, models are not opened yet.
 
@@ -140,7 +139,7 @@ def read_wanted(
         tasks=tuple(tasks),
         task_limit=task_limit,
         task_margin=parse_margin(task_margin, "task-margin"),
-        policy=_policy(safety, case_files or {}, margin),
+        policy=_policy(safety, case_files, margin),
         layers=read_layers(layer_limit, layer_labels, restore) if layers or layer_limit is not None else None,
         settings=settings,
     )
