@@ -18,6 +18,8 @@ Refused = Callable[..., str]
         (["--objectives", "cpcc"], "objective 'cpcc': is unknown; did you mean 'cpc'"),
         (["--objectives", "next-token"], "needs tokens, and these are signals"),
         (["--set", "offset=3"], "sets no field of an objective; write for example cpc.offset=8"),
+        (["--set", "cpc.offset"], "is no FIELD=VALUE; write for example --set cpc.offset=8"),
+        (["--set", "cpc.offset=[3"], "is no FIELD=VALUE; write for example --set cpc.offset=8"),
         (["--set", "cpc.ofset=3"], "field 'ofset' of cpc: is unknown; did you mean 'offset'"),
         (["--objectives", "jepa", "--set", "cpc.offset=3"], "which takes no part; name it too"),
         (["--set", "cpc.offset=99"], "leaves nothing to predict in sequences of 64 positions"),

@@ -32,15 +32,15 @@ def compare_optimizers(
     quiet: options.Quiet = False,
 ) -> None:
     """Trains the same model with several optimizers, tuned equally, and says whether one wins."""
+    from featherweight.cli.fields import listed
     from featherweight.cli.optimizer_table import print_comparison
     from featherweight.cli.progress import progress
     from featherweight.train.bake_off import Protocol
     from featherweight.verbs.compare_optimizers import compare_optimizers as run
 
     protocol = Protocol(steps=steps, rates=rates, factor=factor, seeds=seeds, weight_decay=weight_decay)
-    names = [each.strip() for each in optimizers.split(",") if each.strip()]
     result = run(
-        model, data, names=names, protocol=protocol, memory=memory, length=length, batch=batch, out=out, page=page,
-        trust=trust, progress=progress(quiet),
+        model, data, names=listed(optimizers), protocol=protocol, memory=memory, length=length, batch=batch, out=out,
+        page=page, trust=trust, progress=progress(quiet),
     )  # fmt: skip
     print_comparison(result, out, page)

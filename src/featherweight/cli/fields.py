@@ -1,4 +1,4 @@
-"""`--set FIELD=VALUE`: any field of a technique from the command line."""
+"""What a person writes in one option: `--set FIELD=VALUE`, any field of a technique, and names with commas."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from typing import Any
 
 def parsed_fields(settings: list[str]) -> dict[str, Any]:
     """Fields with their values, read as YAML."""
-    import yaml
+    from featherweight.core.fields import assignment
 
-    from featherweight.core.errors import RecipeError
+    found = (assignment(setting, "batch=4") for setting in settings)
+    return {name.replace("-", "_"): value for name, value in found}
 
-    found: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        try:
-            found[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals:
-            raise RecipeError(f"--set {setting!r}", "is no FIELD=VALUE", "write for example --set batch=4")
-    return found
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Names with commas between them; none where there is no text."""
+    return tuple(each.strip() for each in (text or "").split(",") if each.strip())

@@ -22,14 +22,15 @@ def garak(
     temperature: Annotated[float, typer.Option(help="of the draws; 0 = the likeliest token")] = 0.0,
     generations: Annotated[int, typer.Option(help="answers a prompt")] = 1,
     no_text: Annotated[bool, typer.Option("--no-text", help="keep only hashes of the answers")] = False,
-    served: Annotated[str, typer.Option("--served-model", help="name of the model at an address")] = "",
-    key_file: Annotated[Path | None, typer.Option(help="file that holds the key for an address")] = None,
+    served: options.Served = "",
+    key_file: options.KeyFile = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     trust: options.Trust = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Exit status 0: the threshold is met, or there is none; 1: it is not; 2: cannot tell, or bad input."""
+    from featherweight.cli.fields import listed
     from featherweight.cli.progress import progress
     from featherweight.cli.safety_tables import print_safety
     from featherweight.core.budget import parse_share
@@ -45,8 +46,7 @@ def garak(
     if report is not None:
         result = import_garak(report, out, hitlog=hitlog, least=share, store_text=not no_text)
     else:
-        names = [name.strip() for name in probes.split(",") if name.strip()]
-        probing = Probing(names, python, Generation(tokens, temperature, seed=seed), generations)
+        probing = Probing(listed(probes), python, Generation(tokens, temperature, seed=seed), generations)
         asking = Asking(served, key_file, device=device, trust=trust)
         result = run(
             str(model), probing, out, least=share, store_text=not no_text, asking=asking, progress=progress(quiet)

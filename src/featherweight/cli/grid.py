@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -54,6 +54,7 @@ def grid(
     quiet: options.Quiet = False,
 ) -> None:
     """Trains backbones x objectives x amounts of data x seeds alike, and says which factor is worth paying for."""
+    from featherweight.cli.fields import listed
     from featherweight.cli.grid_table import print_grid
     from featherweight.cli.progress import progress
     from featherweight.core.signal_files import Reading
@@ -62,22 +63,15 @@ def grid(
     from featherweight.verbs.grid_settings import GridSettings, read_fields
 
     settings = GridSettings(
-        backbones=_names(backbones), objectives=_names(objectives), rows=_names(rows), seeds=seeds, steps=steps,
+        backbones=listed(backbones), objectives=listed(objectives), rows=listed(rows), seeds=seeds, steps=steps,
         flops=None if flops is None else int(flops), batch=batch, learning_rate=learning_rate, rates=rates,
-        factor=factor, head=_head(head), labels=labels, fields=read_fields(set_ or []), memory=memory, length=length,
+        factor=factor, labels=labels, fields=read_fields(set_ or []), memory=memory, length=length,
+        head=head,  # type: ignore[arg-type]
         prices=Prices(cost_per_run, cost_per_row), seed=seed, device=device,
     )  # fmt: skip
-    reading = Reading(tuple(label or ()), _names(columns), window, stride)
+    reading = Reading(tuple(label or ()), listed(columns), window, stride)
     result = run(
         source, settings=settings, reading=None if reading == Reading() else reading, text=text, control=control,
         out=out, resume=resume, jobs=jobs, trust=trust, progress=progress(quiet),
     )  # fmt: skip
     print_grid(result)
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(each.strip() for each in (text or "").split(",") if each.strip())
-
-
-def _head(name: str) -> Any:
-    return name

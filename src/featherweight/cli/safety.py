@@ -9,8 +9,6 @@ import typer
 
 from featherweight.cli import options
 
-Cases = Path | None
-
 
 def safety(
     model: Annotated[
@@ -20,13 +18,13 @@ def safety(
     policy: Annotated[
         Path | None, typer.Option(help="policy.yaml: cases, detectors, judge, drawing, thresholds")
     ] = None,
-    direct: Annotated[Cases, typer.Option(help="instead of a policy: .jsonl of cases that must be refused")] = None,
-    framed: Annotated[Cases, typer.Option(help="the same items in other words")] = None,
-    benign: Annotated[Cases, typer.Option(help="cases that only look like those and must be served")] = None,
-    capability: Annotated[Cases, typer.Option(help="ordinary cases that must be served")] = None,
-    served: Annotated[str, typer.Option("--served-model", help="name of the model at an address")] = "",
-    key_file: Annotated[Path | None, typer.Option(help="file that holds the key for an address")] = None,
-    timeout: Annotated[float, typer.Option(help="seconds until a silent server counts as dead")] = 60.0,
+    direct: options.Direct = None,
+    framed: options.Framed = None,
+    benign: options.Benign = None,
+    capability: options.Capability = None,
+    served: options.Served = "",
+    key_file: options.KeyFile = None,
+    timeout: options.Timeout = 60.0,
     backend: Annotated[str, typer.Option(help="auto, transformers or llama.cpp")] = "auto",
     resume: options.Resume = False,
     device: options.Device = "cpu",

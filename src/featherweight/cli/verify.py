@@ -11,8 +11,6 @@ from featherweight.cli import options
 
 Url = Annotated[str | None, typer.Option(help="address of an OpenAI-compatible server to judge in the child's place")]
 
-Cases = Path | None
-
 
 def verify(
     parent: Annotated[str | None, typer.Argument(help="the model to compare with")] = None,
@@ -44,10 +42,10 @@ def verify(
     safety: Annotated[
         Path | None, typer.Option(help="policy.yaml: compare refusals and usefulness on the cases that it names")
     ] = None,
-    prompts: Annotated[Cases, typer.Option(help="instead of a policy: .jsonl of cases that must be refused")] = None,
-    framed: Annotated[Cases, typer.Option(help="the same items in other words")] = None,
-    benign: Annotated[Cases, typer.Option(help="cases that only look like those and must be served")] = None,
-    capability: Annotated[Cases, typer.Option(help="ordinary cases that must be served")] = None,
+    prompts: options.Direct = None,
+    framed: options.Framed = None,
+    benign: options.Benign = None,
+    capability: options.Capability = None,
     margin: Annotated[str | None, typer.Option(help="how much of each may be lost; the policy's, or 2%")] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="at which layer the child begins to reason otherwise")
@@ -61,9 +59,9 @@ def verify(
     restore: Annotated[bool, typer.Option("--restore", help="measure what putting back each layer brings")] = False,
     engine: Url = None,
     parent_engine: Annotated[str | None, typer.Option(help="address of a server that answers for the parent")] = None,
-    served: Annotated[str, typer.Option("--served-model", help="name of the model at these addresses")] = "",
-    key_file: Annotated[Path | None, typer.Option(help="file that holds the key for these addresses")] = None,
-    timeout: Annotated[float, typer.Option(help="seconds until a silent server counts as dead")] = 60.0,
+    served: options.Served = "",
+    key_file: options.KeyFile = None,
+    timeout: options.Timeout = 60.0,
     out: Annotated[Path | None, typer.Option(help="folder for verdict.json, report.html, junit.xml and more")] = None,
     ledger: Annotated[str | None, typer.Option(help="check the receipts of this run instead")] = None,
     self_check: Annotated[

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from featherweight.core.errors import FeatherweightError, nearest
+from featherweight.core.errors import FeatherweightError, RecipeError, nearest
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -36,6 +36,27 @@ def built(cls: type[T], fields: Mapping[str, Any], named: str, refused: type[Fea
         field = ".".join(str(part) for part in first["loc"])
         where = f"{named}.{field} = {first['input']!r}" if field else named
         raise refused(where, lower_first(first["msg"].removeprefix("Value error, ")), mend) from None
+
+
+def assignment(setting: str, example: str) -> tuple[str, Any]:
+    """Name and value, read as YAML, of what a person wrote behind `--set`.
+
+    Args:
+        setting: FIELD=VALUE.
+        example: one that would do.
+
+    Raises:
+        RecipeError: it is none, or its value is no YAML.
+    """
+    import yaml
+
+    name, equals, value = setting.partition("=")
+    try:
+        if equals:
+            return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise RecipeError(f"--set {setting!r}", "is no FIELD=VALUE", f"write for example --set {example}")
 
 
 def lower_first(sentence: str) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from featherweight.core.errors import RecipeError
+from featherweight.core.fields import assignment
 from featherweight.plan.spending import Prices
 from featherweight.train.head import Fitting
 from featherweight.train.optimizers import spread
@@ -96,9 +95,9 @@ def read_fields(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     fields: dict[str, dict[str, Any]] = {}
     for each in assignments:
-        place, equals, value = each.partition("=")
-        objective, dot, name = place.partition(".")
-        if not (equals and dot and objective and name):
+        place, value = assignment(each, "cpc.offset=8")
+        objective, _, name = place.partition(".")
+        if not (objective and name):
             raise RecipeError(f"--set {each}", "sets no field of an objective", "write for example cpc.offset=8")
-        fields.setdefault(objective, {})[name] = yaml.safe_load(value)
+        fields.setdefault(objective, {})[name] = value
     return fields
