@@ -24,8 +24,9 @@ from featherweight.core.policy_file import read_policy
 from featherweight.core.rates import wilson
 from featherweight.core.receipt import read_ledger
 from featherweight.core.source import open_folder
+from featherweight.core.template import prompt_ids
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
-from featherweight.measure.refusal_margin import opening_ids, prompt_ids, start_of_answers
+from featherweight.measure.refusal_margin import opening_ids, start_of_answers
 from featherweight.testing.canary_world import World
 from featherweight.testing.policy_canary import Canary, write_canary
 from featherweight.verbs.paired_safety import SafetyParent

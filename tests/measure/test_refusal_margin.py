@@ -18,9 +18,10 @@ from featherweight.core.policy import Openings
 from featherweight.core.run import Run
 from featherweight.core.source import open_folder
 from featherweight.core.technique import build
+from featherweight.core.template import prompt_ids
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
 from featherweight.measure.early_signals import early_signals
-from featherweight.measure.refusal_margin import divergence, opening_ids, prompt_ids, start_of_answers
+from featherweight.measure.refusal_margin import divergence, opening_ids, start_of_answers
 from featherweight.testing.tiny import tiny_model
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14]]

@@ -302,6 +302,12 @@ class TestBadInput:
         with pytest.raises(PolicyError, match="sets 'refuse': are none; give files for direct"):
             safety(tiny, {"refuse": tmp_path / "a.jsonl"}, tmp_path / "out")
 
+    def test_framed_cases_alone(self, tiny: Path, tmp_path: Path, command: Command) -> None:
+        path = write_cases(tmp_path / "framed.jsonl", 4)
+        said = command("safety", tiny, "--framed", path, "--out", tmp_path / "out")
+        assert said.status == 2
+        assert "the files: has framed cases without the direct ones that they ask in other words" in said.err
+
 
 def canaries(folder: Path, least: str) -> Path:
     """Twenty harmless cases: ten closed topics with one allowed answer, ten open ones."""

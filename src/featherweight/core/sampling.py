@@ -103,13 +103,11 @@ def continue_tokens(
         until_all_end: whether to stop when every continuation has ended; then `advance` may be called less often.
     """
     ends = [end] if isinstance(end, int) else sorted(end or ())
-    width, padding = max(map(len, prompts)), next(iter(ends), 0)
-    ids = torch.tensor([[padding] * (width - len(each)) + list(each) for each in prompts], device=module.device)
-    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in prompts], device=module.device)
+    ids, mask = left_padded(prompts, module.device, next(iter(ends), 0))
     cache, step, written = None, ids, ids
     ended = torch.zeros(len(prompts), 1, dtype=torch.bool, device=ids.device)
     for _ in range(length):
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -step.shape[1] :]
+        positions = positions_of(mask)[:, -step.shape[1] :]
         output = module(
             input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         )
@@ -123,7 +121,20 @@ def continue_tokens(
             ended |= torch.isin(step, torch.tensor(ends, device=step.device))
             if bool(ended.all()):
                 break
-    return [_until_end(answer, ends) for answer in written[:, width:].tolist()]
+    return [_until_end(answer, ends) for answer in written[:, ids.shape[1] :].tolist()]
+
+
+def left_padded(rows: Sequence[Sequence[int]], device: Any, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of tokens made equally long on the left, int64 [rows, tokens], and where their own tokens are, 1 or 0."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[padding] * (width - len(each)) + list(each) for each in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in rows], device=device)
+    return ids, mask
+
+
+def positions_of(mask: torch.Tensor) -> torch.Tensor:
+    """The position of each token in its own row, [rows, tokens]."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
 
 
 def _until_end(answer: list[int], ends: Collection[int]) -> list[int]:

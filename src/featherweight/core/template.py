@@ -39,6 +39,12 @@ def rendered(tokenizer: Any, turns: Turns, asked: bool = False) -> str:
     return "\n".join(str(turn.get("content", "")) for turn in turns)
 
 
+def prompt_ids(tokenizer: Any, turns: Turns) -> list[int]:
+    """The tokens after which a model answers a conversation."""
+    text = rendered(tokenizer, [dict(turn) for turn in turns], asked=True)
+    return list(tokenizer(text, add_special_tokens=not has_template(tokenizer))["input_ids"])
+
+
 def user_turn(text: str) -> list[dict[str, str]]:
     """The conversation that is one question."""
     return [{"role": "user", "content": text}]

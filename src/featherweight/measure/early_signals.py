@@ -13,9 +13,10 @@ from featherweight.core.errors import DataError
 from featherweight.core.labels import Role
 from featherweight.core.lazy import np, torch
 from featherweight.core.policy import Openings
+from featherweight.core.template import prompt_ids
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
-from featherweight.measure.quality import RESAMPLES, interval_of, resampled
-from featherweight.measure.refusal_margin import divergence, opening_ids, prompt_ids, start_of_answers
+from featherweight.measure.quality import resampled_mean
+from featherweight.measure.refusal_margin import divergence, opening_ids, start_of_answers
 
 _BATCH = 32
 
@@ -48,12 +49,13 @@ def _signals(
     """Margins of both models and their divergence on one set, a batch at a time."""
     alike = parent.module.config.vocab_size == child.module.config.vocab_size
     every = _prompts(parent, child, cases)
+    begun = [opening_ids(each.model.tokenizer, openings) for each in (parent, child)]
     margins: tuple[list[torch.Tensor], ...] = ([], [])
     divergences = []
     for first in range(0, len(every), _BATCH):
         starts = []
         for place, (model, found) in enumerate(zip((parent, child), margins, strict=True)):
-            refusals, compliances = opening_ids(model.model.tokenizer, openings)
+            refusals, compliances = begun[place]
             prompts = [each[place] for each in every[first : first + _BATCH]]
             starts.append(start_of_answers(model.module, prompts, [*refusals, *compliances]))
             found.append(starts[-1].margins(len(refusals)))
@@ -85,10 +87,9 @@ def _prompts(
 def _change(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     """Margins of the same prompts, with the interval of the mean change."""
     change = after - before
-    draws = resampled(len(change), 0, RESAMPLES)
     return {
         "prompts": len(change), "parent_margin": float(before.mean()), "child_margin": float(after.mean()),
-        "change": float(change.mean()), "change_interval": list(interval_of(draws @ change / len(change))),
+        "change": float(change.mean()), "change_interval": list(resampled_mean(change)),
         "below_zero": [int((each < 0).sum()) for each in (before, after)],
     }  # fmt: skip
 

@@ -66,10 +66,6 @@ class Labeller:
             for findings, ruling in zip(found, rulings, strict=True)
         ]
 
-    def by_detectors(self, findings: Sequence[Finding]) -> Label:
-        """What the detectors alone would say."""
-        return combined(each.label for each in findings)
-
     def _counts(self, detector: Detector) -> bool:
         return self.judge is None or not detector.guesses
 

@@ -238,6 +238,12 @@ def resampled_means(values: np.ndarray, tokens: TokenSet, seed: int = 0, size: i
     return means
 
 
+def resampled_mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over items; a single number where all are equal."""
+    draws = resampled(len(values), 0, RESAMPLES)
+    return interval_of(draws @ np.asarray(values) / len(values))
+
+
 def resampled(documents: int, seed: int, size: int) -> np.ndarray:
     """How often each document is drawn, [size, documents]."""
     return np.random.default_rng(seed).multinomial(documents, np.full(documents, 1 / documents), size=size)

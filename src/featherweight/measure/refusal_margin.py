@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featherweight.core.cases import Message
 from featherweight.core.errors import DataError
 from featherweight.core.lazy import torch
 from featherweight.core.policy import Openings
-from featherweight.core.template import has_template, rendered
+from featherweight.core.sampling import left_padded, positions_of
 
 Ids = Sequence[int]
 
@@ -53,12 +52,6 @@ def _alike(one: Ids, other: Ids) -> bool:
     return one[: len(other)] == other[: len(one)]
 
 
-def prompt_ids(tokenizer: Any, conversation: Sequence[Message]) -> list[int]:
-    """The tokens after which a model answers a conversation."""
-    text = rendered(tokenizer, [dict(message) for message in conversation], asked=True)
-    return list(tokenizer(text, add_special_tokens=not has_template(tokenizer))["input_ids"])
-
-
 @dataclass(frozen=True)
 class Start:
     """How a model would begin its answers.
@@ -85,10 +78,10 @@ def start_of_answers(module: Any, prompts: Sequence[Ids], openings: Sequence[Ids
         prompts: token ids.
         openings: token ids.
     """
-    ids, mask = _padded(prompts, module.device)
+    ids, mask = left_padded(prompts, module.device)
     longer = any(len(each) > 1 for each in openings)
     output = module(
-        input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=longer, logits_to_keep=1
+        input_ids=ids, attention_mask=mask, position_ids=positions_of(mask), use_cache=longer, logits_to_keep=1
     )  # fmt: skip
     first = output.logits[:, -1].double().log_softmax(-1)
     found = []
@@ -110,20 +103,8 @@ def _rest(module: Any, cache: Any, mask: torch.Tensor, opening: Ids) -> torch.Te
     rows = len(mask)
     given = torch.tensor([list(opening[:-1])] * rows, device=mask.device)
     whole = torch.cat([mask, torch.ones_like(given)], 1)
-    positions = _positions(whole)[:, -given.shape[1] :]
+    positions = positions_of(whole)[:, -given.shape[1] :]
     output = module(input_ids=given, attention_mask=whole, position_ids=positions, past_key_values=cache)
     wanted = torch.tensor([list(opening[1:])] * rows, device=mask.device)
     logs: torch.Tensor = output.logits.double().log_softmax(-1)
     return logs.gather(-1, wanted[..., None]).squeeze(-1).sum(1)
-
-
-def _padded(rows: Sequence[Ids], device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows padded on the left, and where their tokens are."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[0] * (width - len(each)) + list(each) for each in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(each)) + [1] * len(each) for each in rows], device=device)
-    return ids, mask
-
-
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    return (mask.cumsum(1) - 1).clamp(min=0)

@@ -16,7 +16,7 @@ from featherweight.core.cases import Case
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.sampling import turn_ends
-from featherweight.core.template import has_template, rendered
+from featherweight.core.template import prompt_ids
 from featherweight.measure.answers import Answer
 
 
@@ -43,7 +43,7 @@ class Difference:
 
 
 def differences(
-    model: Model, cases: Sequence[Case], file: Sequence[Answer], served: Sequence[Answer], module: Any = None
+    model: Model, cases: Sequence[Case], file: Sequence[Answer], served: Sequence[Answer]
 ) -> list[Difference]:
     """The first difference of every conversation whose answers differ; those without two answers are left out.
 
@@ -52,9 +52,8 @@ def differences(
         cases: the conversations.
         file: its answers.
         served: the server's.
-        module: of the model, where it is in memory already.
     """
-    found = []
+    found, module = [], None
     for case, one, other in zip(cases, file, served, strict=True):
         if one.error or other.error or _same(one, other):
             continue
@@ -79,8 +78,7 @@ def _difference(model: Model, module: Any, case: Case, file: str, served: str) -
     )
     end = min(turn_ends(model), default=0)
     one, other = (ids[shared] if shared < len(ids) else end for ids in (ours, theirs))
-    asked = rendered(tokenizer, [dict(message) for message in case.messages], asked=True)
-    prompt = list(tokenizer(asked, add_special_tokens=not has_template(tokenizer))["input_ids"])
+    prompt = prompt_ids(tokenizer, case.messages)
     with torch.inference_mode():
         ids = torch.tensor([prompt + ours[:shared]], device=module.device)
         known = module(input_ids=ids, logits_to_keep=1).logits[0, -1].float().log_softmax(0)

@@ -8,6 +8,7 @@ run's store, so that a parent of several children is asked once.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,11 @@ class TaskItems:
         """What the child gains on each question, less than 0 where it loses; float64 [questions]."""
         found: np.ndarray = self.child - self.parent if self.higher_is_better else self.parent - self.child
         return found
+
+    @functools.cached_property
+    def gain_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean gain."""
+        return resampled_gains(self.gains)
 
     @property
     def binary(self) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from featherweight.core.version import __version__
 from featherweight.report.rows import Row
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -25,7 +25,7 @@ def sarif(rows: Sequence[Row], rules: Mapping[str, str] | None = None, facts: Ma
     """
     groups = list(dict.fromkeys(row.group for row in rows))
     driver = {
-        "name": "featherweight", "version": importlib.metadata.version("featherweight"),
+        "name": "featherweight", "version": __version__,
         "rules": [
             {"id": group, "shortDescription": {"text": (rules or {}).get(group, group)}} for group in groups
         ],

@@ -19,7 +19,7 @@ from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.sampling import BATCH, Draw, continue_tokens
 from featherweight.core.technique import Technique
-from featherweight.core.template import has_template, rendered, user_turn
+from featherweight.core.template import prompt_ids, user_turn
 from featherweight.core.user_file import digest_of, numbered_lines, read_text
 
 Ids = tuple[int, ...]
@@ -85,8 +85,7 @@ class AsksModels(Technique):
 
 def _encoded(tokenizer: Any, prompt: str | list[dict[str, Any]]) -> list[int]:
     """A prompt in the model's chat template where it has one, else as plain text with the usual special tokens."""
-    text = rendered(tokenizer, user_turn(prompt) if isinstance(prompt, str) else prompt, asked=True)
-    return list(tokenizer(text, add_special_tokens=not has_template(tokenizer))["input_ids"])
+    return prompt_ids(tokenizer, user_turn(prompt) if isinstance(prompt, str) else prompt)
 
 
 def read_prompts(source: str) -> list[str | list[dict[str, Any]]]:

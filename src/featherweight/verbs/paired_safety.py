@@ -22,7 +22,7 @@ from featherweight.core.cases import CaseSet, Message
 from featherweight.core.labels import Role
 from featherweight.core.policy import Policy
 from featherweight.core.progress import Progress
-from featherweight.core.receipt import Ledger, Receipt, read_ledger
+from featherweight.core.receipt import Ledger, Receipt
 from featherweight.core.source import default_cache
 from featherweight.measure.answers import Connector, Generation
 from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
@@ -56,6 +56,7 @@ class SafetyParent:
         again: whether it is asked a second time, in another order, for the noise floor.
         adjudications: file of the labels that people gave; None = the one in the user's cache.
         progress: shows what is going on.
+        sets: the policy's cases, where they were read already.
     """
 
     connector: Connector
@@ -65,11 +66,10 @@ class SafetyParent:
     again: bool = True
     adjudications: Path | None = None
     progress: Progress = field(default_factory=Progress)
+    sets: Mapping[Role, CaseSet] = field(default_factory=dict)
 
-    @functools.cached_property
-    def sets(self) -> dict[Role, CaseSet]:
-        """The cases."""
-        return self.policy.case_sets()
+    def __post_init__(self) -> None:
+        self.sets = self.sets or self.policy.case_sets()
 
     @functools.cached_property
     def messages(self) -> dict[str, Sequence[Message]]:
@@ -77,9 +77,14 @@ class SafetyParent:
         return {case.digest: case.messages for cases in self.sets.values() for case in cases}
 
     @functools.cached_property
+    def receipts(self) -> Sequence[Receipt]:
+        """The receipts of its answers."""
+        return self.asked(self.connector, self.folder / PARENT, "the parent")
+
+    @functools.cached_property
     def answers(self) -> Answers:
         """What it answers, labelled."""
-        return answers_of(self.asked(self.connector, self.folder / PARENT, "the parent"))
+        return answers_of(self.receipts)
 
     @functools.cached_property
     def noise(self) -> dict[str, Any] | None:
@@ -146,9 +151,8 @@ class SafetyParent:
 
     def _identity(self, folder: Path, receipts: Sequence[Receipt]) -> dict[str, Any]:
         """What was compared, where its receipts are, and where they end."""
-        own = self.folder / PARENT
         ledgers = {
-            "parent": {"path": os.path.relpath(own, folder), "head": read_ledger(own)[-1].digest},
+            "parent": {"path": os.path.relpath(self.folder / PARENT, folder), "head": self.receipts[-1].digest},
             "child": {"path": CHILD, "head": receipts[-1].digest},
         }
         return {"policy": self.policy.facts(), "receipts": ledgers}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from featherweight.core.errors import OutputError, PolicyError
+from featherweight.core.fields import built
 from featherweight.core.labels import Role
 from featherweight.core.policy import Policy, Sets
 from featherweight.core.policy_file import read_policy
@@ -110,7 +111,7 @@ def policy_of(given: str | Path | Policy | Mapping[str, str | Path]) -> Policy:
                 f"sets {', '.join(map(repr, unknown)) or 'of cases'}", "are none",
                 f"give files for {', '.join(role.value for role in Role)}",
             )  # fmt: skip
-        return Policy(sets=Sets(**{role: Path(path) for role, path in given.items()}))
+        return Policy(sets=built(Sets, given, "the files", PolicyError, "give those of direct cases too"))
     return read_policy(given)
 
 

@@ -19,9 +19,7 @@ from featherweight.core.model import Model
 from featherweight.core.run import Run
 from featherweight.core.store import Store
 from featherweight.measure.answers import Answer, Connector, Generation, ask
-from featherweight.measure.connectors.connect import connect, gguf_of
-from featherweight.measure.connectors.facts import lineage_of
-from featherweight.measure.connectors.hugging_face import HuggingFaceConnector
+from featherweight.measure.connectors.connect import connect, gguf_of, in_process
 from featherweight.report.safety_rows import Places, places_of
 from featherweight.verbs.paired_safety import SafetyParent
 from featherweight.verbs.prepare import Rows, cache_folder, token_rows
@@ -84,12 +82,13 @@ class Parent:
         return SafetyParent(
             self.connector(), self.wanted.policy, self.folder, self.judge,
             adjudications=cache_folder(self.cache) / ADJUDICATIONS, progress=self.run.progress,
+            sets=self.wanted.case_sets,
         )  # fmt: skip
 
     def places(self) -> Places:
         """Where the cases of the safety comparison are declared."""
         policy = self.wanted.policy
-        return {} if policy is None else places_of(policy.case_sets(), policy.sets.paths())
+        return {} if policy is None else places_of(self.wanted.case_sets, policy.sets.paths())
 
     def connector(self) -> Connector:
         """Who answers for the parent."""
@@ -184,12 +183,6 @@ def require_comparable(parent: Parent, children: Sequence[Child]) -> None:
             )  # fmt: skip
     if children and parent.wanted.documents is not None:
         _ = parent.rows
-
-
-def in_process(name: str | Path, model: Model, device: str) -> Connector:
-    """Who answers for a model that is in this process."""
-    path = Path(name)
-    return HuggingFaceConnector(model, device, lineage_of(path, model.fingerprint) if path.exists() else ())
 
 
 def drawn(connector: Connector, cases: CaseSet, generation: Generation, run: Run, label: str) -> list[Answer]:

@@ -37,6 +37,7 @@ class Wanted:
         cases: conversations of the generation checks; None = none are wanted.
         documents: the user's text; None = the default text.
         policy: cases and margins of the safety comparison; None = it is not wanted.
+        case_sets: the policy's cases.
         layers: how layers are looked at; None = they are not.
     """
 
@@ -54,6 +55,7 @@ class Wanted:
     task_limit: int | None
     task_margin: float
     policy: Policy | None
+    case_sets: Mapping[Role, CaseSet]
     layers: LayersWanted | None
     settings: Settings = field(default_factory=Settings)
 
@@ -67,7 +69,8 @@ class Wanted:
             "generation": self.generation.to_dict(), "tolerance": self.tolerance,
             "tasks": list(self.tasks), "task_limit": self.task_limit, "task_margin": self.task_margin,
             "layers": None if self.layers is None else self.layers.facts(), "seed": self.settings.seed,
-            "device": self.settings.device, "safety": None if policy is None else safety_facts(policy),
+            "device": self.settings.device,
+            "safety": None if policy is None else {**policy.facts(), "suite": suite_digest(self.case_sets)},
         }  # fmt: skip
 
     def floors(self, child: str | Path | None) -> QualityFloors:
@@ -125,6 +128,7 @@ def read_wanted(
     if not timeout > 0:
         raise BudgetError(f"--timeout {timeout}", "is no time to wait", "give seconds, more than 0")
     check_tasks(tasks)
+    policy = _policy(safety, case_files, margin)
     return Wanted(
         quality=None if quality is None else parse_share(quality, "quality"),
         domain_quality=None if domain_quality is None else parse_share(domain_quality, "domain-quality"),
@@ -139,7 +143,8 @@ def read_wanted(
         tasks=tuple(tasks),
         task_limit=task_limit,
         task_margin=parse_margin(task_margin, "task-margin"),
-        policy=_policy(safety, case_files, margin),
+        policy=policy,
+        case_sets={} if policy is None else policy.case_sets(),
         layers=read_layers(layer_limit, layer_labels, restore) if layers or layer_limit is not None else None,
         settings=settings,
     )
@@ -159,7 +164,7 @@ def _cases(questions: str | Path | None, answers: int) -> CaseSet | None:
 def _policy(
     given: str | Path | Policy | None, files: Mapping[Role, str | Path], margin: str | float | None
 ) -> Policy | None:
-    """The policy of the safety comparison, read with all of its cases; None where none is wanted."""
+    """The policy of the safety comparison; None where none is wanted."""
     if given is None and not files:
         if margin is not None:
             raise PolicyError(
@@ -176,14 +181,8 @@ def _policy(
     if margin is not None:
         share = parse_margin(margin, "margin")
         policy = policy.model_copy(update={"margins": Margins(**dict.fromkeys(Margins.model_fields, share))})
-    policy.case_sets()
     labeller_of(policy)  # an unknown plug-in is named before a model is loaded
     return policy
-
-
-def safety_facts(policy: Policy) -> dict[str, Any]:
-    """A policy with its cases, as plain JSON without paths and keys."""
-    return {**policy.facts(), "suite": suite_digest(policy.case_sets())}
 
 
 def check_names(

@@ -11,14 +11,12 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from featherweight.core.lazy import np
 from featherweight.core.rates import Interval, Rate
-from featherweight.measure.quality import RESAMPLES, interval_of, resampled
+from featherweight.measure.quality import resampled_mean
 from featherweight.verify.non_inferiority import loss_below, upper_bound
 from featherweight.verify.paired_statistics import Paired, mcnemar, newcombe
 from featherweight.verify.safety_pairs import Pair
@@ -101,7 +99,7 @@ class CaseLoss:
         if self.count == len(self.pairs):
             return newcombe(self.table)
         values = [float(each.lost - each.gained) for each in self.items.values()]
-        return newcombe(self.worst) if len(set(values)) == 1 else bootstrap(values)
+        return newcombe(self.worst) if len(set(values)) == 1 else resampled_mean(values)
 
     @functools.cached_property
     def worst(self) -> Paired:
@@ -161,9 +159,3 @@ def _signs(each: Pair) -> _Signs:
 @functools.lru_cache(maxsize=65536)
 def _shares(signs: tuple[_Signs, ...]) -> Shares:
     return Shares(*(Fraction(sum(each), len(signs)) for each in zip(*signs, strict=True)))
-
-
-def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
-    """95 % interval of a mean over items, by resampling them; a single number where all are equal."""
-    draws = resampled(len(values), seed, RESAMPLES)
-    return interval_of(draws @ np.asarray(values) / len(values))

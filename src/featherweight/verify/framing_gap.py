@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from featherweight.verify.case_loss import CaseLoss, bootstrap
+from featherweight.measure.quality import resampled_mean
+from featherweight.verify.case_loss import CaseLoss
 from featherweight.verify.non_inferiority import loss_below, upper_bound
 
 
@@ -57,7 +58,7 @@ class FramingGap:
     @functools.cached_property
     def interval(self) -> tuple[float, float]:
         """95 % interval of dG by bootstrap over items."""
-        return bootstrap([float(other - one) for one, other in self.values])
+        return resampled_mean([float(other - one) for one, other in self.values])
 
     @functools.cached_property
     def _rounded(self) -> tuple[int, int]:

@@ -20,18 +20,18 @@ _TAIL = 1e-12
 _ACCURACY = 1e-5
 
 
-def loss_below(lost: int, gained: int, count: int, margin: float, level: float = LEVEL) -> bool:
-    """Whether the loss is shown to be below the margin, with a chance of at most `level` to say so wrongly."""
-    return p_value(lost, gained, count, margin) <= level
+def loss_below(lost: int, gained: int, count: int, margin: float) -> bool:
+    """Whether the loss is shown to be below the margin, with a chance of at most 5 % to say so wrongly."""
+    return p_value(lost, gained, count, margin) <= LEVEL
 
 
 @functools.lru_cache(maxsize=4096)
-def upper_bound(lost: int, gained: int, count: int, level: float = LEVEL) -> float:
+def upper_bound(lost: int, gained: int, count: int) -> float:
     """The smallest margin that the loss is shown to be below; 1 if there is none."""
     low, high = (lost - gained) / max(count, 1), 1.0
     while high - low > _ACCURACY:
         middle = (low + high) / 2
-        if middle > 0 and loss_below(lost, gained, count, middle, level):
+        if middle > 0 and loss_below(lost, gained, count, middle):
             high = middle
         else:
             low = middle

@@ -16,6 +16,7 @@ from typing import Any
 from featherweight.core.cases import require_same
 from featherweight.core.labels import Label, Role
 from featherweight.core.receipt import Receipt
+from featherweight.measure.safety_receipt import answers_in
 
 NOT_STORED = "(not stored)"
 
@@ -113,9 +114,8 @@ def paired_answers(role: Role, parent: Sequence[LabelledAnswer], child: Sequence
 def answers_of(receipts: Iterable[Receipt]) -> dict[Role, list[LabelledAnswer]]:
     """The answers that receipts of a safety run hold, by role; of several runs all, one after the other."""
     found: dict[Role, list[LabelledAnswer]] = {}
-    for receipt in receipts:
-        if receipt.content.get("step") == "answer":
-            found.setdefault(Role(receipt.content["set"]), []).append(_answer_of(receipt.content))
+    for receipt in answers_in(receipts):
+        found.setdefault(Role(receipt.content["set"]), []).append(_answer_of(receipt.content))
     return found
 
 

@@ -13,36 +13,33 @@ from featherweight.measure.served_answers import Difference
 from featherweight.verify.gate import Check, Verdict
 from featherweight.verify.section import Section
 
-NEAR_TIE = 1.0  # nats
+NEAR_TIE = 1.0  # nats by which the file may prefer its own token where both part
 
 
-def served_section(
-    file: Sequence[Answer], served: Sequence[Answer], differences: Sequence[Difference], near_tie: float = NEAR_TIE
-) -> Section:
+def served_section(file: Sequence[Answer], served: Sequence[Answer], differences: Sequence[Difference]) -> Section:
     """The check of one server.
 
     Args:
         file: answers of the file.
         served: answers of the server to the same conversations.
         differences: where they part.
-        near_tie: nats by which the file may prefer its own token where they do.
     """
     both = sum(not (one.error or other.error) for one, other in zip(file, served, strict=True))
     same = both - len(differences)
     facts = {
-        "prompts": len(file), "both": both, "same": same, "near_tie": near_tie,
+        "prompts": len(file), "both": both, "same": same, "near_tie": NEAR_TIE,
         "differences": [each.to_dict() for each in differences],
     }  # fmt: skip
-    asked = f"the same answers, up to near ties of {near_tie:g} nats"
-    verdict, reason = _judged(len(file), both, differences, near_tie)
+    asked = f"the same answers, up to near ties of {NEAR_TIE:g} nats"
+    verdict, reason = _judged(len(file), both, differences)
     return Section(
         "served", (Check("served as the file", asked, f"{same} of {both} the same", verdict, reason),), facts
     )
 
 
-def _judged(prompts: int, both: int, differences: Sequence[Difference], near_tie: float) -> tuple[Verdict, str]:
+def _judged(prompts: int, both: int, differences: Sequence[Difference]) -> tuple[Verdict, str]:
     worst = max(differences, key=lambda each: each.gap, default=None)
-    if worst is not None and worst.gap > near_tie:
+    if worst is not None and worst.gap > NEAR_TIE:
         return Verdict.FAIL, f"{_told(worst)}: this is not what the file answers"
     if both < prompts:
         return Verdict.CANNOT_TELL, f"{prompts - both} of {prompts} prompts lack an answer"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from featherweight.core.lazy import np
-from featherweight.measure.task_items import TaskItems, resampled_gains
+from featherweight.measure.task_items import TaskItems
 from featherweight.verify.gate import Check, Verdict
 from featherweight.verify.non_inferiority import upper_bound
 from featherweight.verify.power import power_statement
@@ -36,7 +36,7 @@ def _check(items: TaskItems, margin: float, same: bool) -> Check:
     if items.skipped:
         return Check(name, asked, "nothing", Verdict.CANNOT_TELL, f"the metric {items.skipped}")
     gains = items.gains
-    low, high = resampled_gains(gains)
+    low, high = items.gain_interval
     found = f"{items.parent.mean():.1%} → {items.child.mean():.1%} (by {low:+.1%} to {high:+.1%})"
     questions = f"{len(gains)} questions"
     if same and not gains.any():
@@ -63,6 +63,6 @@ def _facts(items: TaskItems) -> dict[str, Any]:
     return {
         "task": items.task, "metric": items.metric, "questions": len(gains),
         "parent": float(items.parent.mean()), "child": float(items.child.mean()),
-        "gain": float(gains.mean()), "gain_interval": list(resampled_gains(gains)),
+        "gain": float(gains.mean()), "gain_interval": list(items.gain_interval),
         "lost": int(np.sum(gains < 0)), "gained": int(np.sum(gains > 0)),
     }  # fmt: skip

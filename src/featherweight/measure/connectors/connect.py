@@ -10,6 +10,7 @@ from typing import Literal
 
 from featherweight.core.endpoint import Endpoint
 from featherweight.core.errors import CheckpointError
+from featherweight.core.model import Model
 from featherweight.core.source import open_model
 from featherweight.core.writers import is_address
 from featherweight.measure.answers import Connector
@@ -67,9 +68,13 @@ def connect(
         with serve(file, context, threads) as runtime:
             yield LlamaConnector(runtime)
         return
-    model = open_model(name, cache, trust)
-    lineage = lineage_of(Path(name), model.fingerprint) if Path(name).exists() else []
-    yield HuggingFaceConnector(model, device, lineage)
+    yield in_process(name, open_model(name, cache, trust), device)
+
+
+def in_process(name: str | Path, model: Model, device: str) -> Connector:
+    """Who answers for a model that is in this process."""
+    path = Path(name)
+    return HuggingFaceConnector(model, device, lineage_of(path, model.fingerprint) if path.exists() else ())
 
 
 def _server(url: str, served: str, key: str, timeout: float, attempts: int) -> Connector:

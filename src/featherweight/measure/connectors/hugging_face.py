@@ -16,7 +16,7 @@ from featherweight.core.lazy import torch
 from featherweight.core.model import Model
 from featherweight.core.receipt import versions
 from featherweight.core.sampling import Draw, continue_tokens, turn_ends
-from featherweight.core.template import has_template, rendered
+from featherweight.core.template import prompt_ids
 from featherweight.measure.answers import Answer, Generation
 from featherweight.measure.connectors.facts import counted_formats, text_digest
 from featherweight.measure.connectors.seeds import seed_of
@@ -68,10 +68,8 @@ class HuggingFaceConnector:
 
     def _prompt(self, conversation: Conversation, tokens: int) -> list[int] | Answer:
         """The token ids after which the model answers, or an answer that says why there are none."""
-        tokenizer = self.model.tokenizer
         try:
-            text = rendered(tokenizer, [dict(message) for message in conversation], asked=True)
-            ids = list(tokenizer(text, add_special_tokens=not has_template(tokenizer))["input_ids"])
+            ids = prompt_ids(self.model.tokenizer, conversation)
         except Exception as error:  # a template is a program of somebody else's
             return Answer(error=f"the chat template refuses the conversation: {_told(error)}")
         room = self.model.settings.get("max_position_embeddings")

@@ -6,6 +6,7 @@ What runs behind the address is what it says it is; nothing here can check that.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,10 +35,11 @@ class OpenAIConnector:
         self.endpoint = endpoint
         self._failed, self._lock = 0, threading.Lock()
 
-    @property
+    @functools.cached_property
     def facts(self) -> Mapping[str, Any]:
         """Address, name of the model there, and the version that asked."""
-        own = {name: versions()[name] for name in ("featherweight", "python")}
+        every = versions()
+        own = {name: every[name] for name in ("featherweight", "python")}
         return {"backend": "openai", "url": self.endpoint.url, "model": self.endpoint.model, "versions": own}
 
     def answers(self, conversations: Sequence[Sequence[Message]], generation: Generation) -> Iterator[Answer]:
