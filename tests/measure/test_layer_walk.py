@@ -214,6 +214,20 @@ def test_a_child_with_fewer_blocks_is_compared_by_its_states(deep: Path) -> None
     assert found.states["embedding"].cka == pytest.approx(1)
 
 
+def test_each_block_of_a_shallower_parent_has_one_of_the_childs(deep: Path) -> None:
+    child = open_folder(deep)
+    model = Depth(blocks=(1,)).apply(child, tiny_run(deep))
+    rows, log = tiny_rows(deep, 6), StateLog()
+    bases, _ = look_first(model, rows, QUICK, Run())
+    look(model, rows, bases, Run(), log=log)
+    found = look(child, rows, bases, Run(), reference=log)
+    assert found.missing == {"all": "4 blocks, the parent has 3"}
+    matched = [name.split(" as ") for name in found.states if " as " in name]
+    assert [parent for _, parent in matched] == ["block 0", "block 1", "block 2"]
+    assert matched[0][0] == "block 0"
+    assert found.states["block 0 as block 0"].cka == pytest.approx(1)
+
+
 def test_modules_are_named_by_patterns(tiny: Path) -> None:
     model = open_folder(tiny)
     assert modules_of(model)[-1] == HEAD_MODULE

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featherweight.core.alignment import aligned
 from featherweight.core.errors import RecipeError
 from featherweight.core.run import Run
 from featherweight.core.slicing import Keep, slice_model
@@ -17,7 +18,7 @@ from featherweight.core.source import open_folder
 from featherweight.core.stream import head_weight, stream
 from featherweight.core.technique import build
 from featherweight.testing.tiny import tiny_model, tiny_tokens
-from featherweight.train.teacher import Teacher, _aligned, ancestors, counterparts, spread
+from featherweight.train.teacher import Teacher, ancestors, counterparts, spread
 
 
 def test_states_are_those_of_plain_transformers(tiny: Path) -> None:
@@ -78,7 +79,7 @@ def test_ancestors_are_the_parents_tensors_of_the_same_shape(models_folder: Path
 @given(st.integers(1, 4).flatmap(lambda rows: st.tuples(st.just(rows), st.integers(rows, 7))), st.integers(0, 99))
 def test_the_alignment_costs_least(sizes: tuple[int, int], seed: int) -> None:
     costs = torch.rand(sizes, generator=torch.Generator().manual_seed(seed)).tolist()
-    found = _aligned(costs)
+    found = aligned(costs)
     every = itertools.combinations(range(sizes[1]), sizes[0])
     totals = {picks: sum(row[column] for row, column in zip(costs, picks, strict=True)) for picks in every}
     assert totals[tuple(found)] == pytest.approx(min(totals.values()))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from featherweight.core.architecture import block_index
+from featherweight.core.architecture import block_index, block_part
 from featherweight.core.errors import CheckpointError, RecipeError, nearest
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
@@ -62,7 +62,7 @@ def modules_of(model: Model, patterns: Sequence[str] = ()) -> list[str]:
     every = [name.removesuffix(".weight") for name in model.architecture.linears()]
     if not patterns:
         writers = {read.linears[-1] for read in reads if read.rows is not None}
-        return [name for name in every if name.split(".", 3)[3] in writers] + [HEAD_MODULE]
+        return [name for name in every if block_part(name) in writers] + [HEAD_MODULE]
     every.append(HEAD_MODULE)
     for pattern in patterns:
         if not fnmatch.filter(every, pattern):
@@ -205,7 +205,7 @@ class _Looking(Visitor):
         self._parts = {}
         for name in self.names:
             if block_index(f"{name}.") == index and self.basis is not None:
-                layer = block.get_submodule(name.split(".", 3)[3])
+                layer = block.get_submodule(block_part(name))
                 self._listen(name, layer, self.basis(name, layer))
 
     def _listen(self, name: str, layer: torch.nn.Module, basis: Basis) -> None:
@@ -248,12 +248,16 @@ class _Looking(Visitor):
 
 
 def aligned_states(parent: StateLog, child: StateLog, rows: ProbeRows) -> dict[str, StateDrift]:
-    """States of a child with fewer blocks against those parent's blocks that they are most like, in rising order."""
+    """States of a child with fewer or more blocks than its parent: those that are most alike, in rising order."""
     theirs = [rows.pick(states) for states in parent.streams[1:]]
     ours = [rows.pick(states) for states in child.streams[1:]]
     likeness = torch.tensor([[linear_cka(one, other) for other in theirs] for one in ours])
     found = {EMBEDDED: state_drift(rows.pick(parent.streams[0]), rows.pick(child.streams[0]))}
-    for index, place in enumerate(alignment(likeness)):
+    if len(ours) <= len(theirs):
+        pairs = list(enumerate(alignment(likeness)))
+    else:
+        pairs = [(index, place) for place, index in enumerate(alignment(likeness.T))]
+    for index, place in pairs:
         found[f"{block_name(index)} as {block_name(place)}"] = state_drift(theirs[place], ours[index])
     assert parent.final is not None
     assert child.final is not None

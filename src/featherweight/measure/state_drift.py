@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from featherweight.core.alignment import aligned
 from featherweight.core.lazy import torch
 
 
@@ -79,17 +80,4 @@ def alignment(likeness: torch.Tensor) -> list[int]:
     Args:
         likeness: [child layers, parent layers], no more rows than columns.
     """
-    rows, columns = likeness.shape
-    best = torch.full((rows + 1, columns + 1), -torch.inf, dtype=torch.float64)
-    best[0] = 0
-    for row in range(rows):
-        for column in range(row, columns):
-            taken = best[row, column] + likeness[row, column].double()
-            best[row + 1, column + 1] = torch.maximum(best[row + 1, column], taken)
-    path, column = [], columns
-    for row in range(rows, 0, -1):
-        while column > row and best[row, column] == best[row, column - 1]:
-            column -= 1
-        column -= 1
-        path.append(column)
-    return path[::-1]
+    return aligned((-likeness.double()).tolist())

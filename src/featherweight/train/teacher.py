@@ -7,10 +7,10 @@ fewer blocks, the parent's blocks that it kept are found by their weights, in or
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from featherweight.core.alignment import aligned
 from featherweight.core.architecture import block_index, block_part, in_block
 from featherweight.core.errors import RecipeError
 from featherweight.core.lazy import torch
@@ -94,7 +94,7 @@ def counterparts(child: Model, parent: Model) -> list[int]:
             f"a model of {ours} blocks", f"has no weights by which to tell which of its parent's {theirs} it kept",
             "name the parent's block of each one, or match no hidden states",
         )  # fmt: skip
-    return _aligned(costs)
+    return aligned(costs)
 
 
 def ancestors(child: Model, parent: Model, blocks: Sequence[int]) -> Callable[[str], torch.Tensor | None]:
@@ -130,19 +130,3 @@ def _distance(one: _Sample, other: _Sample) -> float:
     shared = [part for part in one if part in other and one[part][0] == other[part][0]]
     difference = sum(float((one[part][1] - other[part][1]).square().sum()) for part in shared)
     return difference / (sum(float(other[part][1].square().sum()) for part in shared) + 1e-30)
-
-
-def _aligned(costs: Sequence[Sequence[float]]) -> list[int]:
-    """A column for each row, ascending without repeats, of least total cost; of equal ones the first."""
-    rows, columns = len(costs), len(costs[0])
-    best = [[math.inf] * (columns + 1) for _ in range(rows)] + [[0.0] * (columns + 1)]
-    for row in reversed(range(rows)):
-        for column in reversed(range(columns)):
-            best[row][column] = min(costs[row][column] + best[row + 1][column + 1], best[row][column + 1])
-    chosen, column = [], 0
-    for row in range(rows):
-        while costs[row][column] + best[row + 1][column + 1] > best[row][column]:
-            column += 1
-        chosen.append(column)
-        column += 1
-    return chosen
