@@ -41,7 +41,6 @@ class Planned:
     scores: dict[float, float]
     fails: tuple[str, ...] = ()
     backbones: tuple[str, ...] = GRID.backbones
-    objectives: tuple[str, ...] = GRID.objectives
     tasks: tuple[str, ...] = ("t",)
     threads: int | None = None
 

@@ -159,6 +159,29 @@ def split_documents(documents: Documents, seed: int = 0) -> dict[str, dict[str, 
     return result
 
 
+def split_rows(
+    documents: Documents, tokenizer: Any, counts: Mapping[str, int], length: int, called: str, seed: int = 0
+) -> dict[str, TokenSet]:
+    """Rows of the parts of a text that share no document.
+
+    Args:
+        documents: texts by domain.
+        tokenizer: of the model.
+        counts: rows by part: calibration, selection, held-out.
+        length: tokens of a row.
+        called: the text, for errors.
+        seed: of the split.
+
+    Raises:
+        DataError: a part is too short.
+    """
+    splits = split_documents(documents, seed)
+    return {
+        part: tokenize(splits[part], tokenizer, count, length, f"{called} ({part} part)")
+        for part, count in counts.items()
+    }
+
+
 def tokenize(documents: Documents, tokenizer: Any, rows: int, length: int, what: str = "text") -> TokenSet:
     """Up to `rows` rows of `length` tokens, the same number from each domain.
 

@@ -55,10 +55,6 @@ class Signals:
     def samples(self) -> int:
         return int(self.values.shape[1])
 
-    @property
-    def channels(self) -> int:
-        return int(self.values.shape[2])
-
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of values and labels."""
@@ -72,11 +68,6 @@ class Signals:
         rows = [row for row, name in enumerate(self.labels[task]) if name != UNLABELLED]
         names = tuple(self.labels[task][row] for row in rows)
         return Labelled(self.values[rows], names, f"{self.source}, task {task!r}")
-
-    def take(self, rows: Sequence[int]) -> Signals:
-        """Some of the rows, in the given order."""
-        picked = {task: [names[row] for row in rows] for task, names in self.labels.items()}
-        return Signals(self.values[list(rows)], picked, self.source)
 
     def standardised(self, like: torch.Tensor) -> Signals:
         """Every channel less the mean of `like`, over its deviation.

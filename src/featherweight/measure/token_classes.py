@@ -6,7 +6,6 @@ occurs in some text, or by hash: classes without meaning, the control of the oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,13 +99,3 @@ def classes_by_hash(vocabulary: int, count: int, seed: int = 0) -> TokenClasses:
 def _require_some(count: int) -> None:
     if count < 2:
         raise DataError(f"{count} classes of tokens", "tell nothing apart", "ask for two or more")
-
-
-def require_same(one: Sequence[str], other: Sequence[str], what: str) -> None:
-    """Refuses labels that are not those of a fit.
-
-    Raises:
-        DataError: they differ.
-    """
-    if tuple(one) != tuple(other):
-        raise DataError(what, f"has the labels {list(other)}, fitted were {list(one)}", "use the same labels for both")

@@ -32,22 +32,16 @@ class Mixer:
     Attributes:
         make: from width, inner size and causality to a module.
         unit: the inner size is a multiple of it.
-        inner: what the inner size counts, for people.
     """
 
     make: Callable[[int, int, bool], nn.Module]
     unit: int
-    inner: str
 
 
 MIXERS: Mapping[str, Mixer] = {
-    "state-space": Mixer(StateSpace, 1, "states a channel"),
-    "convolution": Mixer(
-        lambda width, inner, causal: TimeConvolution(width, inner, causal=causal), 1, "inner channels"
-    ),
-    "attention": Mixer(
-        lambda width, inner, causal: TimeAttention(width, inner, _HEADS, causal), 2 * _HEADS, "width of all heads"
-    ),
+    "state-space": Mixer(StateSpace, 1),
+    "convolution": Mixer(lambda width, inner, causal: TimeConvolution(width, inner, causal=causal), 1),
+    "attention": Mixer(lambda width, inner, causal: TimeAttention(width, inner, _HEADS, causal), 2 * _HEADS),
 }
 IDENTITY = "identity"
 BACKBONES = (*MIXERS, IDENTITY)

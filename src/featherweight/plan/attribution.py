@@ -22,6 +22,10 @@ from featherweight.measure.quality import RESAMPLES, interval_of
 from featherweight.train.cells import Cell
 
 BACKBONE, OBJECTIVE, ROWS, SEED = "backbone", "objective", "log rows", "seed"
+LEVEL_OF: Mapping[str, Callable[[Cell], str]] = {
+    BACKBONE: lambda each: each.backbone, OBJECTIVE: lambda each: each.objective, SEED: lambda each: str(each.seed),
+}  # fmt: skip
+"""The level of each factor that a cell has."""
 INTERACTION = "backbone : log rows"
 TERMS = (BACKBONE, OBJECTIVE, ROWS, INTERACTION, SEED)
 _CONTAINED = {BACKBONE: (INTERACTION,), ROWS: (INTERACTION,)}
@@ -70,20 +74,16 @@ class Attribution:
         if len(cells) < 3:
             raise DataError(f"{len(cells)} cells with a score", "cannot be told apart", "cross more, or lower the rate")
         self.cells, self.scores = list(cells), np.asarray(scores, dtype=np.float64)
-        self.levels: Mapping[str, list[str]] = {
-            BACKBONE: _levels(each.backbone for each in cells), OBJECTIVE: _levels(each.objective for each in cells),
-            SEED: _levels(str(each.seed) for each in cells),
-        }  # fmt: skip
+        self.levels = {factor: _levels(map(level_of, cells)) for factor, level_of in LEVEL_OF.items()}
         self._columns = self._design()
         self.seed, self.noise = seed, 0.0 if noise is None else noise
 
     def _design(self) -> dict[str, np.ndarray]:
         """The columns of each term: effects of levels that add up to zero, and log2 rows less their mean."""
-        named: dict[str, Callable[[Cell], str]] = {
-            BACKBONE: lambda each: each.backbone, OBJECTIVE: lambda each: each.objective,
-            SEED: lambda each: str(each.seed),
-        }  # fmt: skip
-        columns = {term: _effects([of(each) for each in self.cells], self.levels[term]) for term, of in named.items()}
+        columns = {
+            factor: _effects(list(map(level_of, self.cells)), self.levels[factor])
+            for factor, level_of in LEVEL_OF.items()
+        }
         rows = np.log2([each.rows for each in self.cells])
         rows = (rows - rows.mean())[:, None]
         columns[ROWS] = rows if np.ptp(rows) > 0 else rows[:, :0]

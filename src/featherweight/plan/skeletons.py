@@ -99,10 +99,14 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 def _depth(parent: Model, limit: int, run: Run) -> Skeleton:
     blocks = parent.architecture.blocks
-    fitting = [kept for kept in range(1, blocks) if slice_model(parent, Keep(blocks=range(kept))).parameters <= limit]
-    if not fitting:
-        raise _too_small("depth", parent, slice_model(parent, Keep(blocks=range(1))).parameters)
-    drop = blocks - fitting[-1]
+
+    def parameters(kept: int) -> int:
+        return slice_model(parent, Keep(blocks=range(kept))).parameters
+
+    kept = _largest(lambda count: parameters(count) <= limit, blocks - 1)
+    if not kept:
+        raise _too_small("depth", parent, parameters(1))
+    drop = blocks - kept
     child = build("depth", {"drop": drop}).apply(parent, run)
     return Skeleton(
         "depth", f"{drop} of {blocks} blocks fewer", child.parameters, counterparts(child, parent), child, {}

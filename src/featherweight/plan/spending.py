@@ -14,11 +14,11 @@ below it: on grids of noise (200 each of 36, 54 and 90 cells) some factor was re
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featherweight.core.errors import RecipeError
-from featherweight.plan.attribution import BACKBONE, OBJECTIVE, ROWS, Attribution, Estimate
+from featherweight.plan.attribution import BACKBONE, LEVEL_OF, OBJECTIVE, ROWS, Attribution, Estimate
 from featherweight.plan.grid import Outcome
 
 _TAIL = 0.025
@@ -83,32 +83,22 @@ def advice(fit: Attribution, outcomes: Sequence[Outcome], prices: Prices) -> Adv
     """
     average = statistics.fmean(each.trial.flops for each in outcomes) or 1.0
 
-    def run_cost(level_of: Callable[[Outcome], str], level: str) -> float:
-        those = [each.trial.flops for each in outcomes if level_of(each) == level]
+    def run_cost(factor: str, level: str) -> float:
+        those = [each.trial.flops for each in outcomes if LEVEL_OF[factor](each.cell) == level]
         return prices.run * statistics.fmean(those) / average
 
-    choices = [
-        (factor, of) for factor, of in ((BACKBONE, _backbone), (OBJECTIVE, _objective)) if len(fit.levels[factor]) > 1
-    ]
+    choices = [factor for factor in (BACKBONE, OBJECTIVE) if len(fit.levels[factor]) > 1]
     amounts = {each.cell.rows for each in outcomes}
     tail, steps = _TAIL / max(len(choices) + (len(amounts) > 1), 1), []
-    for factor, level_of in choices:
+    for factor in choices:
         best = max(fit.levels[factor], key=lambda level: fit.effect(factor, level).value)
         gain = fit.effect(factor, best, tail / len(fit.levels[factor]))
-        steps.append(_step(factor, f"{best} instead of any", gain, run_cost(level_of, best)))
+        steps.append(_step(factor, f"{best} instead of any", gain, run_cost(factor, best)))
     if len(amounts) > 1:
         what, cost = f"twice the rows ({2 * max(amounts):,})", prices.run + max(amounts) * prices.row
         steps.append(_step(ROWS, what, fit.effect(ROWS, tail=tail), cost))
     steps.sort(key=lambda each: -each.value.interval[0] if each.value.interval[0] == each.value.interval[0] else 1e9)
     return Advice(tuple(steps), *_verdict(steps))
-
-
-def _backbone(each: Outcome) -> str:
-    return each.cell.backbone
-
-
-def _objective(each: Outcome) -> str:
-    return each.cell.objective
 
 
 def _step(factor: str, what: str, gain: Estimate, cost: float) -> Step:

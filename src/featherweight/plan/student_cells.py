@@ -57,16 +57,8 @@ class StudentCells:
     device: str = "cpu"
 
     @property
-    def backbones(self) -> Sequence[str]:
-        return list(self.skeletons)
-
-    @property
     def threads(self) -> None:
         """As many as there are."""
-
-    @property
-    def objectives(self) -> Sequence[str]:
-        return list(self.known)
 
     @property
     def tasks(self) -> Sequence[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from featherweight.core.budget import format_bytes
 from featherweight.report.adapter_charts import placement_heatmap
-from featherweight.report.charts import ACCENT, GOOD, SOFT, layout
+from featherweight.report.charts import ACCENT, GOOD, SOFT, layout, reach
 from featherweight.report.figures_page import Figure, page
 
 
@@ -88,11 +88,7 @@ def kept_quality(facts: Mapping[str, Any]) -> Any:
         spans = [each[f"{key}_interval"] for each in rows.values()]
         figure.add_bar(
             y=list(rows), x=values, orientation="h", name=name, marker={"color": color},
-            error_x={
-                "type": "data", "thickness": 1,
-                "array": [span[1] - value for value, span in zip(values, spans, strict=True)],
-                "arrayminus": [value - span[0] for value, span in zip(values, spans, strict=True)],
-            },
+            error_x=reach(values, spans, color=None),
         )  # fmt: skip
     figure.update_xaxes(tickformat=".0%")
     figure.update_yaxes(autorange="reversed")

@@ -79,28 +79,25 @@ def _shares(facts: Mapping[str, Any]) -> list[float]:
     return [low - 0.05, 1.02]
 
 
+def reach(values: Sequence[float], spans: Sequence[Sequence[float]], **changes: Any) -> dict[str, Any]:
+    """Error bars from values to the ends of their intervals."""
+    return {
+        "type": "data", "color": INK, "thickness": 1,
+        "array": [span[1] - value for value, span in zip(values, spans, strict=True)],
+        "arrayminus": [value - span[0] for value, span in zip(values, spans, strict=True)],
+        **changes,
+    }  # fmt: skip
+
+
 def _add_trials(figure: Any, trials: Sequence[Mapping[str, Any]], name: str, color: str, symbol: str) -> None:
     from math import exp
 
     if not trials:
         return
     quality = [trial["quality"]["ratio"] if trial["quality"] else exp(-trial["expected"]["kl"]) for trial in trials]
-    error = [
-        {"low": trial["quality"]["ratio_interval"][0], "high": trial["quality"]["ratio_interval"][1]}
-        if trial["quality"]
-        else None
-        for trial in trials
-    ]
     bars = None
-    if all(each is not None for each in error):
-        bars = {
-            "type": "data",
-            "thickness": 1,
-            "width": 3,
-            "color": color,
-            "array": [each["high"] - value for each, value in zip(error, quality, strict=True) if each],
-            "arrayminus": [value - each["low"] for each, value in zip(error, quality, strict=True) if each],
-        }
+    if all(trial["quality"] for trial in trials):
+        bars = reach(quality, [trial["quality"]["ratio_interval"] for trial in trials], color=color, width=3)
     figure.add_scatter(
         x=[trial["memory"] / 1e6 for trial in trials],
         y=quality,
@@ -145,13 +142,7 @@ def domains(facts: Mapping[str, Any]) -> Any:
         x=ratios,
         orientation="h",
         marker={"color": [SOFT] * (len(rows) - 1) + [ACCENT]},
-        error_x={
-            "type": "data",
-            "color": INK,
-            "thickness": 1,
-            "array": [each["ratio_interval"][1] - each["ratio"] for each in rows.values()],
-            "arrayminus": [each["ratio"] - each["ratio_interval"][0] for each in rows.values()],
-        },
+        error_x=reach(ratios, [each["ratio_interval"] for each in rows.values()]),
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
     low = min([*(each["ratio_interval"][0] for each in rows.values()), facts["limits"]["quality"] or 1.0])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featherweight.report.template import chart, plotly_script
+
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;color:#1c2430;max-width:62rem;margin:2rem auto;padding:0 1rem}"
     "h1{font-size:1.4rem}h2{font-size:1.05rem;margin-top:2rem}"
@@ -24,21 +26,15 @@ class Figure:
 
 def page(title: str, sentences: Sequence[str], figures: Sequence[Figure]) -> str:
     """The page as HTML."""
-    from plotly.offline import get_plotlyjs
-
-    script = get_plotlyjs().replace("</script", "<\\/script")
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style><script>{script}</script>'
+    script = f"<script>{plotly_script()}</script>"
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>{script}'
     body = "".join(f"<p>{html.escape(each)}</p>" for each in sentences)
     body += "".join(_section(number, each) for number, each in enumerate(figures))
     return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{html.escape(title)}</h1>{body}</body></html>'
 
 
 def _section(number: int, each: Figure) -> str:
-    chart = each.figure.to_html(
-        full_html=False, include_plotlyjs=False, config={"responsive": True, "displayModeBar": False},
-        div_id=f"chart-{number}", default_width="100%",
-    )  # fmt: skip
-    return f"<h2>{html.escape(each.title)}</h2>{chart}"
+    return f"<h2>{html.escape(each.title)}</h2>{chart(each.figure, str(number))}"
 
 
 def write_page(path: Path, title: str, sentences: Sequence[str], figures: Sequence[Figure]) -> None:

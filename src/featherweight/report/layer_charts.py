@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featherweight.report.charts import ACCENT, BAD, GOOD, MUTED, SOFT, layout
+from featherweight.report.charts import ACCENT, BAD, GOOD, MUTED, SOFT, layout, reach
 from featherweight.report.figures_page import Figure
 
 _SHADES = ((0.0, "#f4f7f9"), (0.2, "#c9dde5"), (0.5, "#6fa9bd"), (1.0, "#0b4a66"))
@@ -63,11 +63,7 @@ def _bars(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any] | None:
     """Error bars of 95 % intervals, where all are known."""
     if any(row["interval"] is None for row in rows):
         return None
-    return {
-        "type": "data", "thickness": 1, "width": 0,
-        "array": [row["interval"][1] - row[key] for row in rows],
-        "arrayminus": [row[key] - row["interval"][0] for row in rows],
-    }  # fmt: skip
+    return reach([row[key] for row in rows], [row["interval"] for row in rows], color=None, width=0)
 
 
 def _mark_first(figure: Any, rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | None) -> None:
@@ -78,21 +74,19 @@ def _mark_first(figure: Any, rows: Sequence[Mapping[str, Any]], first: Mapping[s
     figure.add_vline(place, line={"color": BAD, "width": 1}, annotation_text="beyond noise from here")
 
 
+def _group(row: Mapping[str, Any]) -> str:
+    """The block that a place is in, or its module outside of the blocks."""
+    return row["module"] if row["block"] is None else f"block {row['block']}"
+
+
 def _ticks(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """Some ten places, each the first of its block or module."""
-    starts = [
-        index for index, row in enumerate(rows)
-        if index == 0 or (row["block"], row["module"] if row["block"] is None else "")
-        != (rows[index - 1]["block"], rows[index - 1]["module"] if rows[index - 1]["block"] is None else "")
-    ]  # fmt: skip
+    starts = [index for index, row in enumerate(rows) if index == 0 or _group(row) != _group(rows[index - 1])]
     return starts[:: max(1, len(starts) // 10)]
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        rows[index]["module"] if rows[index]["block"] is None else f"block {rows[index]['block']}"
-        for index in _ticks(rows)
-    ]
+    return [_group(rows[index]) for index in _ticks(rows)]
 
 
 def _place(row: Mapping[str, Any]) -> str:

@@ -10,15 +10,20 @@ from featherweight.core.budget import format_bytes
 def filled(template: str, **values: Any) -> str:
     """A page from a template of this folder; what a template names and nobody gives is empty."""
     import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("featherweight.report", ""), autoescape=True, undefined=jinja2.ChainableUndefined
     )
     environment.globals["bytes"] = format_bytes
-    script = Markup(get_plotlyjs().replace("</script", "<\\/script"))
-    return environment.get_template(template).render(plotly_js=script, **values)
+    return environment.get_template(template).render(plotly_js=plotly_script(), **values)
+
+
+def plotly_script() -> Any:
+    """What draws the charts of a page, to stand inside a script element."""
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs().replace("</script", "<\\/script"))
 
 
 def chart(figure: Any, name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from featherweight.report.charts import ACCENT, BAD, GOOD, INK, SOFT, domains, layout
+from featherweight.report.charts import ACCENT, BAD, GOOD, INK, SOFT, domains, layout, reach
 from featherweight.report.layer_charts import layer_figures
 
 Titled = tuple[str, str, Any]
@@ -130,12 +130,3 @@ def intervals(names: Sequence[str], values: Sequence[float], spans: Sequence[Seq
     figure.add_vline(0, line={"color": INK, "width": 1, "dash": "dot"})
     figure.update_yaxes(autorange="reversed")
     return figure
-
-
-def reach(values: Sequence[float], spans: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Error bars from values to the ends of their intervals."""
-    return {
-        "type": "data", "color": INK, "thickness": 1,
-        "array": [span[1] - value for value, span in zip(values, spans, strict=True)],
-        "arrayminus": [value - span[0] for value, span in zip(values, spans, strict=True)],
-    }  # fmt: skip

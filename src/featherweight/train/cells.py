@@ -95,14 +95,6 @@ class Domain(Protocol):
     """What a grid is trained on: it knows how to train and judge a cell."""
 
     @property
-    def backbones(self) -> Sequence[str]:
-        """Those that it was set up for."""
-
-    @property
-    def objectives(self) -> Sequence[str]:
-        """Those that it was set up for."""
-
-    @property
     def threads(self) -> int | None:
         """Of a training; None = as many as there are."""
 

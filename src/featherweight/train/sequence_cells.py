@@ -109,10 +109,6 @@ class SequenceCells:
         return 1
 
     @property
-    def objectives(self) -> Sequence[str]:
-        return list(self.known)
-
-    @property
     def tasks(self) -> Sequence[str]:
         return list(self.world.questions)
 

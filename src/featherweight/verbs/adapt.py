@@ -20,6 +20,8 @@ from typing import Any
 from featherweight.core.budget import parse_bytes
 from featherweight.core.errors import RecipeError, nearest
 from featherweight.core.memory import forget_peak, peak_memory
+from featherweight.core.model import Model
+from featherweight.core.packing import PackedRows
 from featherweight.core.progress import Progress
 from featherweight.core.receipt import versions
 from featherweight.core.run import Run
@@ -182,9 +184,14 @@ def plan_adapt(
     base, run = open_parent(model, cache, trust), Run(device=device)
     samples = read_samples(data)
     technique, _ = placed(technique, place, base, samples, run)
-    rows = technique.packed(samples, base, run)
+    return _plan(base, technique, technique.packed(samples, base, run), limit, base_formats, device)
+
+
+def _plan(
+    base: Model, technique: AdapterTechnique, rows: PackedRows, limit: int | None, formats: Sequence[str], device: str
+) -> MemoryPlan:
     dtype = technique.compute_dtype(device)
-    return plan_memory(base, technique, shape_of(technique, rows), limit, base_formats, device, dtype)
+    return plan_memory(base, technique, shape_of(technique, rows), limit, formats, device, dtype)
 
 
 def planned(task: Task, limit: int | None, base_formats: Sequence[str]) -> MemoryPlan | None:
@@ -195,11 +202,7 @@ def planned(task: Task, limit: int | None, base_formats: Sequence[str]) -> Memor
     """
     if limit is None:
         return None
-    shape, device = shape_of(task.technique, task.rows), task.run.device
-    return plan_memory(
-        task.base, task.technique, shape, limit, base_formats, device,
-        task.technique.compute_dtype(device),
-    )  # fmt: skip
+    return _plan(task.base, task.technique, task.rows, limit, base_formats, task.run.device)
 
 
 def _train(task: Task, adapted: Any, kept: Kept, plan: MemoryPlan | None) -> Trained:

@@ -36,10 +36,10 @@ from featherweight.train.head import Fitting
 from featherweight.train.objectives.registry import usual_objectives
 from featherweight.train.probe import Protocol
 from featherweight.train.recovery import build_recoveries
-from featherweight.train.sequence_cells import suited
+from featherweight.train.sequence_cells import SequenceCells, suited
 from featherweight.verbs.grid_settings import GridSettings
-from featherweight.verbs.grid_text import is_text
-from featherweight.verbs.grid_worlds import amounts
+from featherweight.verbs.grid_text import is_text, text_rows
+from featherweight.verbs.grid_worlds import amounts, open_world
 from featherweight.verbs.prepare import check_device
 
 PAGE = "report.html"
@@ -161,9 +161,6 @@ def _of_sequences(
     source: str | Path | None, settings: GridSettings, reading: Reading, control: bool
 ) -> tuple[str, Grid, Domain]:
     """Backbones that are trained from nothing."""
-    from featherweight.train.sequence_cells import SequenceCells
-    from featherweight.verbs.grid_worlds import open_world
-
     steps, rows = (150, settings.rows or ("300", "6000")) if source is None else (250, settings.rows)
     fitting = settings.fitting(Fitting(steps, 3e-3, 1e-3, 64))
     world = open_world(source, reading, settings.length, settings.seed, control)
@@ -189,7 +186,6 @@ def _of_students(
     """Skeletons of a language model."""
     from featherweight.plan.skeletons import NAMES, check_names, skeletons
     from featherweight.plan.student_cells import StudentCells
-    from featherweight.verbs.grid_text import text_rows
 
     if settings.head != "linear" or settings.labels is not None:
         raise RecipeError("--head or --labels", "are of signals: a language model keeps its head", "leave them out")

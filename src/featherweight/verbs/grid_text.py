@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from featherweight.core.data import TokenSet, default_documents, read_documents, split_documents, tokenize
+from featherweight.core.data import TokenSet, default_documents, read_documents, split_documents, split_rows
 from featherweight.core.errors import DataError
 from featherweight.core.labelled import Labelled
 from featherweight.core.lazy import torch
@@ -24,13 +24,10 @@ def text_rows(text: str | Path | None, tokenizer: Any, rows: int, judged: int, l
     Raises:
         DataError: too little text.
     """
-    splits = split_documents(default_documents() if text is None else read_documents(str(text)))
+    documents = default_documents() if text is None else read_documents(str(text))
     counts = {"calibration": rows, "selection": judged, "held-out": judged}
     called = "the default text" if text is None else str(text)
-    found = {
-        name: tokenize(splits[name], tokenizer, count, length, f"{called} ({name} part)")
-        for name, count in counts.items()
-    }
+    found = split_rows(documents, tokenizer, counts, length, called)
     missing = set(found["held-out"].domains) - set(found["selection"].domains)
     if missing:
         raise DataError(called, f"has no {sorted(missing)[0]!r} in its selection part", "give more of that domain")

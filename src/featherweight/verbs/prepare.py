@@ -8,7 +8,7 @@ from typing import Any
 
 from featherweight.core.budget import Budget
 from featherweight.core.chat import write_chat
-from featherweight.core.data import Documents, TokenSet, default_documents, read_documents, split_documents, tokenize
+from featherweight.core.data import Documents, TokenSet, default_documents, read_documents, split_rows
 from featherweight.core.errors import CheckpointError, FeatherweightError
 from featherweight.core.lazy import torch
 from featherweight.core.model import Model
@@ -125,17 +125,12 @@ def token_rows(
             seed=settings.seed, device=settings.device, progress=progress, store=Store(cache / "measurements")
         )
         documents = {**default_documents(), "chat": write_chat(model, chat_run)}
-    splits = split_documents(documents, settings.seed)
-    rows = {
+    counts = {
         "calibration": settings.calibration_rows, "selection": settings.selection_rows,
         "held-out": settings.held_out_rows,
     }  # fmt: skip
-    made = {
-        name: tokenize(
-            splits[name], model.tokenizer, count, settings.length, f"{text or 'the default text'} ({name} part)"
-        )
-        for name, count in rows.items()
-    }
+    called = str(text or "the default text")
+    made = split_rows(documents, model.tokenizer, counts, settings.length, called, settings.seed)
     return Rows(made["calibration"], made["selection"], made["held-out"])
 
 

@@ -144,8 +144,10 @@ def conformity_facts(compared: LayerComparison) -> Facts | None:
     if set(holes.holes) - set(compared.child.inputs):
         return None
     means = {}
+    inputs = [place for place in compared.places if place.side == "input"]
+    read = {"parent": [place.parent for place in inputs], "child": [place.child for place in inputs]}
     for name, seen in (("parent", compared.parent), ("child", compared.child)):
-        scores = conformity(holes.conceptograms(seen), holes.predicted(seen).labels, holes.protos)
+        scores = conformity(torch.stack(read[name], 1), holes.predicted(seen).labels, holes.protos)
         means[name] = rounded(float(scores.mean()))
     return {**means, "proto_samples": list(holes.protos.samples), "confident": list(holes.protos.confident)}
 
